@@ -1,0 +1,108 @@
+"""What a file says, as plain data: the hand-over from the readers to the model.
+
+A reader in ``formats/`` turns bytes into a :class:`ModelDescription` and does nothing else: no
+numerics, nothing executed. ``model.py`` turns the description into layers that compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+__all__ = ["Call", "LayerDescription", "ModelDescription", "TensorRef"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """One tensor of a graph: output number ``output`` of call number ``call`` of layer ``layer``."""
+
+    layer: str
+    call: int = 0
+    output: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One use of a layer in a graph.
+
+    Parameters
+    ----------
+    inputs
+        The tensors given as positional inputs, in order.
+    keywords
+        Tensors given by name, such as ``initial_state`` (several) or ``mask`` (one).
+    """
+
+    inputs: tuple[TensorRef, ...]
+    keywords: Mapping[str, tuple[TensorRef, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerDescription:
+    """One layer as its file describes it.
+
+    Parameters
+    ----------
+    name
+        The layer's own name, unique in its model.
+    class_name
+        The framework's class name, such as ``"LSTM"`` or ``"BatchNormalization"``.
+    config
+        The layer's configuration: plain JSON values, exactly as in the file.
+    weights
+        Arrays by the framework's own short names: ``kernel``, ``recurrent_kernel``, ``bias``,
+        ``embeddings``, ``gamma``, ``beta``, ``moving_mean``, ``moving_variance``; read-only, in the
+        file's dtype.
+    inner
+        Wrapped layers by role: ``forward_layer`` and ``backward_layer`` of a Bidirectional,
+        ``layer`` of a TimeDistributed.
+    calls
+        The uses of the layer in the graph, in the file's order.
+    """
+
+    name: str
+    class_name: str
+    config: Mapping[str, Any]
+    weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    inner: Mapping[str, LayerDescription] = field(default_factory=dict)
+    calls: tuple[Call, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelDescription:
+    """A whole model as its file describes it.
+
+    Parameters
+    ----------
+    source
+        The file's path, for messages.
+    format
+        ``"keras"`` (the zip of Keras 3) or ``"keras-h5"`` (legacy whole-model HDF5).
+    framework
+        ``"keras"``.
+    version
+        The framework's version that wrote the file, as in the file; ``"1"`` where a legacy file has none.
+    name
+        The model's name.
+    layers
+        All layers, input layers (class name ``"InputLayer"``) included, in the file's order. A
+        Sequential model is described as the same chain of calls that a Functional one would have.
+    inputs, outputs
+        The model's tensors in the order of the framework's own ``predict``.
+    input_names, output_names
+        Names in the same order: of the layers that produce them.
+    """
+
+    source: str
+    format: str
+    framework: str
+    version: str
+    name: str
+    layers: tuple[LayerDescription, ...]
+    inputs: tuple[TensorRef, ...]
+    outputs: tuple[TensorRef, ...]
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()

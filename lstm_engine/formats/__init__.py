@@ -1,0 +1,1 @@
+"""Readers: one per format, bytes to a plain description; no numerics, nothing executed."""
