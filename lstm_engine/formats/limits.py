@@ -21,6 +21,7 @@ __all__ = [
     "MAX_ZIP_MEMBERS",
     "PICKLE_MAX_BYTES",
     "PICKLE_MAX_CONTAINERS",
+    "PICKLE_MAX_COPIED_BYTES",
     "PICKLE_MAX_GLOBAL_LENGTH",
     "PICKLE_MAX_INTEGER_BYTES",
     "PICKLE_MAX_MARKS",
@@ -107,6 +108,10 @@ PICKLE_MAX_OPCODES: Final = 4_000_000
 #: Dicts, lists, tuples, sets and described objects in a pickle. An opcode of one byte makes an object of 64
 #: or more, so this is what bounds memory: about 200 MB in the worst case.
 PICKLE_MAX_CONTAINERS: Final = 1_000_000
+
+#: Bytes that calls and states may copy from values that the pickle made before: twice the largest pickle, because an
+#: honest one copies each value once. Without it, a value named again and again through the memo would multiply.
+PICKLE_MAX_COPIED_BYTES: Final = 2 * PICKLE_MAX_BYTES
 
 #: Values on the stack. Pickle writes dicts and lists in batches of 1,000; only a tuple stands on it whole.
 PICKLE_MAX_STACK: Final = 200_000
