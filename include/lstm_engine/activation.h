@@ -33,8 +33,8 @@ typedef enum le_activation_kind {
 /* An activation with its parameters; what a kind does not use is ignored. */
 typedef struct le_activation {
     le_activation_kind kind;
-    float alpha;
-    float beta;
+    double alpha;
+    double beta;
 } le_activation;
 
 #ifdef __cplusplus

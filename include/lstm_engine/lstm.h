@@ -1,0 +1,136 @@
+/* An LSTM stack: packed once, run over batches of sequences or stepped as a stream.
+ *
+ * Sizes and strides are in elements unless a name ends in _bytes. Weights come in the canonical layout:
+ * gates in the order input, forget, cell, output along an axis of 4 * hidden_size, row-major.
+ *
+ * An le_lstm does not change after le_lstm_create: any number of threads may run it at once, each with
+ * its own workspace or stream. */
+#ifndef LSTM_ENGINE_LSTM_H
+#define LSTM_ENGINE_LSTM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "activation.h"
+#include "isa.h"
+#include "status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Element type of weights, inputs, states and outputs. */
+typedef enum le_dtype { LE_FLOAT32 = 0, LE_FLOAT64 = 1 } le_dtype;
+
+/* Which code runs the gates: our packed kernels, or a BLAS given by the caller. */
+typedef enum le_backend { LE_FUSED = 0, LE_BLAS = 1 } le_backend;
+
+/* Matrix product of a BLAS with the Fortran interface (all arguments by pointer, column-major). */
+typedef void (*le_sgemm)(char *, char *, int *, int *, int *, float *, float *, int *, float *, int *, float *,
+                         float *, int *);
+typedef void (*le_dgemm)(char *, char *, int *, int *, int *, double *, double *, int *, double *, int *,
+                         double *, double *, int *);
+
+/* One cell: one layer in one direction. The equations are those of CellWeights in lstm_engine/weights.py. */
+typedef struct le_cell_spec {
+    size_t input_size;
+    size_t hidden_size;
+    size_t projection_size;       /* output size of the projection; 0 for none */
+    const void *kernel;           /* [input_size][4 * hidden_size] */
+    const void *recurrent_kernel; /* [output_size][4 * hidden_size] */
+    const void *bias;             /* [4 * hidden_size], or NULL */
+    const void *projection;       /* [hidden_size][projection_size], or NULL */
+    const void *peepholes;        /* [3][hidden_size]: input, forget, output; or NULL */
+    le_activation input_activation;
+    le_activation forget_activation;
+    le_activation cell_activation;
+    le_activation output_activation;
+    le_activation hidden_activation;
+    double gate_clip; /* bound of the arguments of the gates' activations; 0 for none */
+    double cell_clip; /* bound of the cell state; 0 for none */
+    int coupled;      /* forget gate = 1 - input gate */
+} le_cell_spec;
+
+/* A stack of cells, all of one hidden and output size. */
+typedef struct le_lstm_spec {
+    le_dtype dtype;     /* LE_FLOAT64 needs LE_BLAS */
+    le_backend backend;
+    le_sgemm sgemm;     /* for LE_BLAS and LE_FLOAT32 */
+    le_dgemm dgemm;     /* for LE_BLAS and LE_FLOAT64 */
+    size_t layers;
+    size_t directions;  /* 1 or 2 */
+    int reverse;        /* with one direction: time runs backward */
+    const le_cell_spec *cells; /* [layers][directions] */
+} le_lstm_spec;
+
+typedef struct le_lstm le_lstm;
+
+/* Pack the weights for an instruction set. The spec's arrays are copied and may be freed afterwards.
+ *
+ * Returns LE_ERROR_ARGUMENT if the sizes do not fit together, LE_ERROR_SIZE, LE_ERROR_MEMORY. */
+le_status le_lstm_create(const le_kernels *kernels, const le_lstm_spec *spec, le_lstm **lstm);
+
+/* Free an LSTM; NULL is allowed. */
+void le_lstm_destroy(le_lstm *lstm);
+
+/* Bytes of packed weights. */
+size_t le_lstm_memory_bytes(const le_lstm *lstm);
+
+/* A batch of sequences to run. Pointers are to the LSTM's dtype.
+ *
+ * The features of one step are contiguous: element (row, step, feature) of x lies at
+ * x[row * x_row_stride + step * x_time_stride + feature], and likewise for y. x, y and the states must
+ * not overlap. */
+typedef struct le_run {
+    size_t batch;
+    size_t time;
+    const void *x; /* (batch, time, input_size) */
+    size_t x_row_stride;
+    size_t x_time_stride;
+    void *y; /* sequences: (batch, time, directions * output_size); else (batch, directions * output_size): the output
+                of the last processed step of each direction; or NULL: no output but the final state */
+    size_t y_row_stride;
+    size_t y_time_stride;
+    int sequences;
+    const void *h0; /* [layers * directions][batch][output_size], or NULL for zero */
+    const void *c0; /* [layers * directions][batch][hidden_size], or NULL for zero */
+    void *h_n;      /* like h0: the final state, or NULL if not wanted */
+    void *c_n;
+    const uint8_t *mask; /* (batch, time) contiguous: 0 where a step is to be skipped; or NULL */
+    int zero_masked;     /* output of a skipped step: zero, instead of the previous output */
+    const int64_t *lengths; /* (batch,), 0 <= length <= time, or NULL. Not together with mask: outputs past a row's
+                               length are zero, and time runs backward from the row's last real step */
+} le_run;
+
+/* Bytes of workspace that le_lstm_run needs for this run (64-byte aligned). Bounded in batch; bounded in time
+ * except for bidirectional stacks of several layers. */
+le_status le_lstm_workspace_bytes(const le_lstm *lstm, const le_run *run, size_t *bytes);
+
+/* Run a batch of sequences. Allocates nothing. */
+le_status le_lstm_run(const le_lstm *lstm, const le_run *run, void *workspace);
+
+/* The state of `batch` sequences that advance together through a stack of one direction, forward in time. */
+typedef struct le_stream le_stream;
+
+/* Create a stream at state zero. */
+le_status le_stream_create(const le_lstm *lstm, size_t batch, le_stream **stream);
+
+/* Free a stream; NULL is allowed. The LSTM must outlive it. */
+void le_stream_destroy(le_stream *stream);
+
+/* Set the state to zero. */
+void le_stream_reset(le_stream *stream);
+
+/* Advance every row by one step: x (batch, input_size) and y (batch, output_size), contiguous, not overlapping.
+ * Allocates nothing. The same bits as le_lstm_run. */
+void le_stream_step(le_stream *stream, const void *x, void *y);
+
+/* Copy the state out or in: h [layers][batch][output_size], c [layers][batch][hidden_size]. */
+void le_stream_get_state(const le_stream *stream, void *h, void *c);
+void le_stream_set_state(le_stream *stream, const void *h, const void *c);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,11 @@
+/* The C API of lstm_engine. It knows no Python; a C program links the same static libraries. */
+#ifndef LSTM_ENGINE_H
+#define LSTM_ENGINE_H
+
+#include "activation.h"
+#include "dense.h"
+#include "isa.h"
+#include "lstm.h"
+#include "status.h"
+
+#endif

@@ -1,0 +1,26 @@
+/* Status codes: every function of the C API that can fail returns one. The core never prints or aborts. */
+#ifndef LSTM_ENGINE_STATUS_H
+#define LSTM_ENGINE_STATUS_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum le_status {
+    LE_OK = 0,
+    LE_ERROR_MEMORY = 1,          /* an allocation failed */
+    LE_ERROR_ARGUMENT = 2,        /* a pointer is NULL or a size, kind or combination is not allowed */
+    LE_ERROR_SIZE = 3,            /* a product of sizes does not fit in size_t */
+    LE_ERROR_UNKNOWN_ISA = 4,     /* no instruction set of that name is compiled in */
+    LE_ERROR_UNSUPPORTED_ISA = 5, /* the instruction set is compiled in but this CPU cannot run it */
+    LE_STATUS_COUNT = 6
+} le_status;
+
+/* Return one sentence for a status, never NULL; the string is static. */
+const char *le_status_message(le_status status);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

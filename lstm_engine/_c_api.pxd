@@ -1,0 +1,126 @@
+# The C API of include/lstm_engine, for Cython.
+
+from libc.stdint cimport int64_t, uint8_t
+
+
+cdef extern from "lstm_engine/lstm_engine.h" nogil:
+    ctypedef enum le_status:
+        LE_OK
+        LE_ERROR_MEMORY
+        LE_ERROR_ARGUMENT
+        LE_ERROR_SIZE
+        LE_ERROR_UNKNOWN_ISA
+        LE_ERROR_UNSUPPORTED_ISA
+
+    const char *le_status_message(le_status status)
+
+    ctypedef enum le_activation_kind:
+        LE_LINEAR
+        LE_ACTIVATION_COUNT
+
+    ctypedef struct le_activation:
+        le_activation_kind kind
+        double alpha
+        double beta
+
+    ctypedef struct le_kernels:
+        pass
+
+    size_t le_isa_count()
+    const char *le_isa_name(size_t index)
+    int le_isa_supported(size_t index)
+    le_status le_isa_select(const char *name, const le_kernels **kernels)
+    const char *le_kernels_name(const le_kernels *kernels)
+    int le_kernels_vectorised(const le_kernels *kernels)
+
+    ctypedef enum le_dtype:
+        LE_FLOAT32
+        LE_FLOAT64
+
+    ctypedef enum le_backend:
+        LE_FUSED
+        LE_BLAS
+
+    ctypedef void (*le_sgemm)(char *, char *, int *, int *, int *, float *, float *, int *, float *, int *, float *,
+                              float *, int *)
+    ctypedef void (*le_dgemm)(char *, char *, int *, int *, int *, double *, double *, int *, double *, int *,
+                              double *, double *, int *)
+
+    ctypedef struct le_cell_spec:
+        size_t input_size
+        size_t hidden_size
+        size_t projection_size
+        const void *kernel
+        const void *recurrent_kernel
+        const void *bias
+        const void *projection
+        const void *peepholes
+        le_activation input_activation
+        le_activation forget_activation
+        le_activation cell_activation
+        le_activation output_activation
+        le_activation hidden_activation
+        double gate_clip
+        double cell_clip
+        int coupled
+
+    ctypedef struct le_lstm_spec:
+        le_dtype dtype
+        le_backend backend
+        le_sgemm sgemm
+        le_dgemm dgemm
+        size_t layers
+        size_t directions
+        int reverse
+        const le_cell_spec *cells
+
+    ctypedef struct le_lstm:
+        pass
+
+    le_status le_lstm_create(const le_kernels *kernels, const le_lstm_spec *spec, le_lstm **lstm)
+    void le_lstm_destroy(le_lstm *lstm)
+    size_t le_lstm_memory_bytes(const le_lstm *lstm)
+
+    ctypedef struct le_run:
+        size_t batch
+        size_t time
+        const void *x
+        size_t x_row_stride
+        size_t x_time_stride
+        void *y
+        size_t y_row_stride
+        size_t y_time_stride
+        int sequences
+        const void *h0
+        const void *c0
+        void *h_n
+        void *c_n
+        const uint8_t *mask
+        int zero_masked
+        const int64_t *lengths
+
+    le_status le_lstm_workspace_bytes(const le_lstm *lstm, const le_run *run, size_t *bytes)
+    le_status le_lstm_run(const le_lstm *lstm, const le_run *run, void *workspace)
+
+    ctypedef struct le_stream:
+        pass
+
+    le_status le_stream_create(const le_lstm *lstm, size_t batch, le_stream **stream)
+    void le_stream_destroy(le_stream *stream)
+    void le_stream_reset(le_stream *stream)
+    void le_stream_step(le_stream *stream, const void *x, void *y)
+    void le_stream_get_state(const le_stream *stream, void *h, void *c)
+    void le_stream_set_state(le_stream *stream, const void *h, const void *c)
+
+    ctypedef struct le_linear:
+        pass
+
+    le_status le_linear_create(const le_kernels *kernels, size_t input_size, size_t output_size, const float *kernel,
+                               const float *bias, le_activation activation, le_linear **linear)
+    void le_linear_destroy(le_linear *linear)
+    size_t le_linear_memory_bytes(const le_linear *linear)
+    void le_linear_run(const le_linear *linear, size_t rows, const float *x, size_t x_stride, float *y, size_t y_stride)
+    void le_activate(const le_kernels *kernels, le_activation activation, size_t count, const float *x, float *y)
+    void le_softmax(const le_kernels *kernels, size_t rows, size_t columns, const float *x, float *y)
+    void le_layer_norm(const le_kernels *kernels, size_t rows, size_t columns, const float *x, const float *gamma,
+                       const float *beta, float epsilon, float *y)

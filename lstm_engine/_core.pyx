@@ -1,0 +1,467 @@
+"""The compiled core: argument checks, then C. No arithmetic happens here."""
+
+cimport cython
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stdint cimport int64_t, uint8_t, uintptr_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+
+cimport numpy as cnp
+
+from lstm_engine._c_api cimport (
+    LE_ACTIVATION_COUNT,
+    LE_BLAS,
+    LE_ERROR_MEMORY,
+    LE_ERROR_UNKNOWN_ISA,
+    LE_ERROR_UNSUPPORTED_ISA,
+    LE_FLOAT32,
+    LE_FLOAT64,
+    LE_FUSED,
+    LE_OK,
+    le_activate,
+    le_activation,
+    le_activation_kind,
+    le_cell_spec,
+    le_dgemm,
+    le_isa_count,
+    le_isa_name,
+    le_isa_select,
+    le_isa_supported,
+    le_kernels,
+    le_kernels_name,
+    le_kernels_vectorised,
+    le_layer_norm,
+    le_linear_create,
+    le_linear_destroy,
+    le_linear_memory_bytes,
+    le_linear_run,
+    le_lstm_create,
+    le_lstm_destroy,
+    le_lstm_memory_bytes,
+    le_lstm_run,
+    le_lstm_spec,
+    le_lstm_workspace_bytes,
+    le_run,
+    le_sgemm,
+    le_softmax,
+    le_status,
+    le_status_message,
+)
+
+import os
+
+import numpy as np
+
+from lstm_engine.errors import LstmEngineError, ShapeError
+
+cnp.import_array()
+
+cdef extern from "<stdlib.h>" nogil:
+    int posix_memalign(void **pointer, size_t alignment, size_t size)
+
+RELEASE_GIL_ABOVE = 100_000.0
+
+# A workspace larger than this is given back after the call; smaller ones are kept, a few for each LSTM.
+cdef size_t KEPT_WORKSPACE_BYTES = 4 << 20
+cdef Py_ssize_t KEPT_WORKSPACES = 8
+
+#: Number of activation kinds of the C core, to be compared with lstm_engine.activations.CODES.
+ACTIVATION_COUNT = <int>LE_ACTIVATION_COUNT
+
+
+cdef int check(le_status status) except -1:
+    if status == LE_OK:
+        return 0
+    message = le_status_message(status).decode()
+    if status == LE_ERROR_MEMORY:
+        raise MemoryError(f"lstm_engine: {message}")
+    raise ShapeError(f"lstm_engine: {message}")
+
+
+cdef le_activation activation_of(object activation) except *:
+    cdef le_activation result
+    result.kind = <le_activation_kind><int>activation.code
+    result.alpha = activation.alpha
+    result.beta = activation.beta
+    return result
+
+
+cdef cnp.ndarray checked(object value, str name, int type_number, tuple shape):
+    cdef cnp.ndarray array
+    if not isinstance(value, np.ndarray):
+        raise ShapeError(f"{name}: expected a NumPy array, found {type(value).__name__}")
+    array = value
+    if cnp.PyArray_TYPE(array) != type_number or not cnp.PyArray_ISCARRAY_RO(array):
+        raise ShapeError(
+            f"{name}: expected a C-contiguous, aligned array of {np.dtype(cnp.PyArray_TypeObjectFromType(type_number))}, "
+            f"found dtype {array.dtype} with strides {tuple(value.strides)}"
+        )
+    if shape is not None and value.shape != shape:
+        raise ShapeError(f"{name}: expected shape {shape}, found {value.shape}")
+    return array
+
+
+cdef cnp.ndarray writeable(object value, str name, int type_number, tuple shape):
+    cdef cnp.ndarray array = checked(value, name, type_number, shape)
+    if not cnp.PyArray_ISWRITEABLE(array):
+        raise ShapeError(f"{name}: expected a writeable array, found a read-only one")
+    return array
+
+
+cdef class Workspace:
+    """Aligned scratch memory of one call."""
+
+    cdef void *memory
+    cdef size_t size
+
+    def __dealloc__(self):
+        free(self.memory)
+
+    cdef int reserve(self, size_t size) except -1:
+        if size > self.size:
+            free(self.memory)
+            self.memory = NULL
+            self.size = 0
+            if posix_memalign(&self.memory, 64, size) != 0:
+                self.memory = NULL
+                raise MemoryError(f"lstm_engine: {size} bytes of workspace could not be allocated; use a smaller batch")
+            self.size = size
+        return 0
+
+
+def instruction_sets():
+    """Return every instruction set compiled in, best first, and whether this CPU runs it."""
+    return {le_isa_name(index).decode(): bool(le_isa_supported(index)) for index in range(le_isa_count())}
+
+
+cdef class Kernels:
+    """The kernels of one instruction set."""
+
+    @staticmethod
+    def select(name=None):
+        """Return the named instruction set, or that of LSTM_ENGINE_ISA, or the best one here.
+
+        Raises
+        ------
+        LstmEngineError
+            If the name is unknown or this CPU does not run it; there is no silent fallback.
+        """
+        cdef Kernels kernels = Kernels.__new__(Kernels)
+        encoded = None if name is None else name.encode()
+        cdef const char *wanted = NULL
+        if encoded is not None:
+            wanted = encoded
+        cdef le_status status = le_isa_select(wanted, &kernels.table)
+        if status == LE_ERROR_UNKNOWN_ISA or status == LE_ERROR_UNSUPPORTED_ISA:
+            source = "isa" if name is not None else "LSTM_ENGINE_ISA"
+            found = name if name is not None else os.environ.get("LSTM_ENGINE_ISA")
+            here = ", ".join(known for known, runs in instruction_sets().items() if runs)
+            problem = "is not known" if status == LE_ERROR_UNKNOWN_ISA else "does not run on this CPU"
+            raise LstmEngineError(f"{source}: instruction set {found!r} {problem}; this machine runs: {here}")
+        check(status)
+        return kernels
+
+    @property
+    def name(self):
+        """Name of the instruction set."""
+        return le_kernels_name(self.table).decode()
+
+    @property
+    def vectorised(self):
+        """Whether this is a vector instruction set, not the scalar reference."""
+        return bool(le_kernels_vectorised(self.table))
+
+
+cdef const void *data_of(object array) except? NULL:
+    return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+@cython.final
+cdef class CoreLSTM:
+    """Packed weights of an LSTM stack; immutable, shared by any number of threads."""
+
+    def __cinit__(self):
+        self.lstm = NULL
+
+    def __init__(self, weights, *, backend="auto", compute_type="float32", isa=None):
+        cdef Kernels kernels = Kernels.select(isa)
+        if self.lstm != NULL:
+            raise LstmEngineError("CoreLSTM: an LSTM is immutable and cannot be initialised twice")
+        if backend == "auto":
+            backend = "fused" if kernels.vectorised and compute_type == "float32" else "blas"
+        dtype = np.dtype(compute_type)
+        weights = weights.astype(dtype.type)
+        cells = list(weights.flat())
+        cdef le_cell_spec *specs = <le_cell_spec *>PyMem_Malloc(len(cells) * sizeof(le_cell_spec))
+        if specs == NULL:
+            raise MemoryError()
+        cdef le_lstm_spec spec
+        cdef le_cell_spec *one
+        cdef le_status status
+        memset(&spec, 0, sizeof(spec))
+        memset(specs, 0, len(cells) * sizeof(le_cell_spec))
+        try:
+            for index, cell in enumerate(cells):
+                one = &specs[index]
+                one.input_size = cell.input_size
+                one.hidden_size = cell.hidden_size
+                one.projection_size = 0 if cell.projection is None else cell.output_size
+                one.kernel = data_of(cell.kernel)
+                one.recurrent_kernel = data_of(cell.recurrent_kernel)
+                one.bias = data_of(cell.bias)
+                one.projection = data_of(cell.projection)
+                one.peepholes = data_of(cell.peepholes)
+                one.input_activation = activation_of(cell.input_activation)
+                one.forget_activation = activation_of(cell.forget_activation)
+                one.cell_activation = activation_of(cell.cell_activation)
+                one.output_activation = activation_of(cell.output_activation)
+                one.hidden_activation = activation_of(cell.hidden_activation)
+                one.gate_clip = 0.0 if cell.gate_clip is None else cell.gate_clip
+                one.cell_clip = 0.0 if cell.cell_clip is None else cell.cell_clip
+                one.coupled = cell.coupled
+            spec.dtype = LE_FLOAT64 if dtype == np.float64 else LE_FLOAT32
+            spec.backend = LE_FUSED if backend == "fused" else LE_BLAS
+            if spec.backend == LE_BLAS:
+                from lstm_engine import _blas
+                spec.sgemm = <le_sgemm><uintptr_t>_blas.SGEMM
+                spec.dgemm = <le_dgemm><uintptr_t>_blas.DGEMM
+            spec.layers = weights.num_layers
+            spec.directions = weights.num_directions
+            spec.reverse = weights.direction == "reverse"
+            spec.cells = specs
+            with nogil:
+                status = le_lstm_create(kernels.table, &spec, &self.lstm)
+            check(status)
+        finally:
+            PyMem_Free(specs)
+        self.backend = backend
+        self.isa = kernels.name
+        self.dtype = dtype
+        self.type_number = dtype.num
+        self.layers = weights.num_layers
+        self.directions = weights.num_directions
+        self.input_size = weights.input_size
+        self.hidden_size = weights.hidden_size
+        self.output_size = weights.output_size
+        self.memory_bytes = le_lstm_memory_bytes(self.lstm)
+        self.step_operations = sum(
+            4.0 * cell.hidden_size * (cell.input_size + cell.output_size + 8) for cell in cells
+        )
+        self.workspaces = []
+
+    def __dealloc__(self):
+        le_lstm_destroy(self.lstm)
+
+    def run(self, x, h0, c0, *, lengths=None, mask=None, bint zero_masked=False, bint time_major=False, out=None,
+            bint sequences=True):
+        """Run a batch of sequences; return y (all steps, or the last output), h_n and c_n.
+
+        Parameters
+        ----------
+        x
+            (batch, time, features), or (time, batch, features) if time_major; C-contiguous, of the LSTM's dtype.
+        h0, c0
+            (layers * directions, batch, size) or None for zero.
+        lengths
+            (batch,) int64 from 0 to time, or None.
+        mask
+            (batch, time) bool, or None; not together with lengths.
+        zero_masked
+            Whether the output of a masked step is zero instead of the previous output.
+        out
+            Array for y, or None; must not overlap x, h0 or c0.
+        sequences
+            Whether y has every step or only the last.
+
+        Raises
+        ------
+        ShapeError
+            If an array has the wrong dtype, layout or shape.
+        """
+        cdef le_run run
+        cdef le_status status
+        cdef Workspace workspace
+        cdef size_t bytes = 0
+        memset(&run, 0, sizeof(run))
+        checked(x, "x", self.type_number, None)
+        if x.ndim != 3 or x.shape[2] != self.input_size:
+            raise ShapeError(f"x: expected shape (batch, time, {self.input_size}), found {x.shape}")
+        batch, time = (x.shape[1], x.shape[0]) if time_major else (x.shape[0], x.shape[1])
+        width = self.directions * self.output_size
+        states = self.layers * self.directions
+        h_shape = (states, batch, self.output_size)
+        c_shape = (states, batch, self.hidden_size)
+        if not sequences:
+            y_shape = (batch, width)
+        elif time_major:
+            y_shape = (time, batch, width)
+        else:
+            y_shape = (batch, time, width)
+        if out is None:
+            out = np.empty(y_shape, self.dtype)
+        writeable(out, "out", self.type_number, y_shape)
+        if h0 is not None:
+            checked(h0, "h0", self.type_number, h_shape)
+        if c0 is not None:
+            checked(c0, "c0", self.type_number, c_shape)
+        if mask is not None:
+            checked(mask, "mask", cnp.NPY_BOOL, (batch, time))
+        if lengths is not None:
+            checked(lengths, "lengths", cnp.NPY_INT64, (batch,))
+        h_n = np.empty(h_shape, self.dtype)
+        c_n = np.empty(c_shape, self.dtype)
+        run.batch = batch
+        run.time = time
+        run.x = data_of(x)
+        run.x_row_stride = self.input_size if time_major else time * self.input_size
+        run.x_time_stride = batch * self.input_size if time_major else self.input_size
+        run.y = cnp.PyArray_DATA(<cnp.ndarray>out)
+        run.y_row_stride = width if time_major or not sequences else time * width
+        run.y_time_stride = batch * width if time_major else width
+        run.sequences = sequences
+        run.h0 = data_of(h0)
+        run.c0 = data_of(c0)
+        run.h_n = cnp.PyArray_DATA(<cnp.ndarray>h_n)
+        run.c_n = cnp.PyArray_DATA(<cnp.ndarray>c_n)
+        run.mask = <const uint8_t *>data_of(mask)
+        run.lengths = <const int64_t *>data_of(lengths)
+        run.zero_masked = zero_masked
+        check(le_lstm_workspace_bytes(self.lstm, &run, &bytes))
+        # The list is touched under the GIL only: each caller has a workspace of its own.
+        workspace = self.workspaces.pop() if self.workspaces else Workspace()
+        workspace.reserve(bytes)
+        if self.step_operations * batch * time > RELEASE_GIL_ABOVE:
+            with nogil:
+                status = le_lstm_run(self.lstm, &run, workspace.memory)
+        else:
+            status = le_lstm_run(self.lstm, &run, workspace.memory)
+        if workspace.size <= KEPT_WORKSPACE_BYTES and len(self.workspaces) < KEPT_WORKSPACES:
+            self.workspaces.append(workspace)
+        check(status)
+        return out, h_n, c_n
+
+
+@cython.final
+cdef class Linear:
+    """``activation(x @ kernel + bias)`` over the last axis, each row's bits independent of the others.
+
+    Parameters
+    ----------
+    kernel
+        (in_features, out_features) float32.
+    bias
+        (out_features,) float32, or None.
+    activation
+        lstm_engine.activations.Activation, or None for linear.
+    isa
+        Name of the instruction set, or None for the one in use.
+    """
+
+    def __cinit__(self):
+        self.linear = NULL
+
+    def __init__(self, kernel, bias=None, activation=None, *, isa=None):
+        cdef Kernels kernels = Kernels.select(isa)
+        cdef le_activation applied
+        cdef const float *bias_data = NULL
+        if self.linear != NULL:
+            raise LstmEngineError("Linear: a layer is immutable and cannot be initialised twice")
+        if isinstance(kernel, np.ndarray) and kernel.ndim != 2:
+            raise ShapeError(f"kernel: expected shape (in_features, out_features), found {kernel.shape}")
+        kernel = np.ascontiguousarray(kernel)
+        checked(kernel, "kernel", cnp.NPY_FLOAT32, None)
+        if kernel.shape[1] == 0:
+            raise ShapeError(f"kernel: expected at least one output, found shape {kernel.shape}")
+        if bias is not None:
+            bias = np.ascontiguousarray(bias)
+            checked(bias, "bias", cnp.NPY_FLOAT32, (kernel.shape[1],))
+            bias_data = <const float *>data_of(bias)
+        memset(&applied, 0, sizeof(applied))
+        if activation is not None:
+            applied = activation_of(activation)
+        check(le_linear_create(kernels.table, kernel.shape[0], kernel.shape[1], <const float *>data_of(kernel),
+                               bias_data, applied, &self.linear))
+        self.in_features = kernel.shape[0]
+        self.out_features = kernel.shape[1]
+        self.memory_bytes = le_linear_memory_bytes(self.linear)
+
+    def __dealloc__(self):
+        le_linear_destroy(self.linear)
+
+    def __call__(self, x, out=None):
+        """x (..., in_features) -> (..., out_features), C-contiguous float32; out must not overlap x."""
+        checked(x, "x", cnp.NPY_FLOAT32, None)
+        if x.ndim == 0 or x.shape[x.ndim - 1] != self.in_features:
+            raise ShapeError(f"x: expected shape (..., {self.in_features}), found {x.shape}")
+        shape = x.shape[:x.ndim - 1] + (self.out_features,)
+        if out is None:
+            out = np.empty(shape, np.float32)
+        writeable(out, "out", cnp.NPY_FLOAT32, shape)
+        cdef size_t rows = 1
+        for size in shape[:len(shape) - 1]:
+            rows *= size
+        cdef const float *source = <const float *>data_of(x)
+        cdef float *target = <float *>cnp.PyArray_DATA(<cnp.ndarray>out)
+        if <double>rows * self.in_features * self.out_features > RELEASE_GIL_ABOVE:
+            with nogil:
+                le_linear_run(self.linear, rows, source, self.in_features, target, self.out_features)
+        else:
+            le_linear_run(self.linear, rows, source, self.in_features, target, self.out_features)
+        return out
+
+
+def activate(x, activation, out=None, *, isa=None):
+    """Apply an activation to every element of a C-contiguous float32 array; out may be x itself."""
+    cdef Kernels kernels = Kernels.select(isa)
+    cdef le_activation applied = activation_of(activation)
+    checked(x, "x", cnp.NPY_FLOAT32, None)
+    if out is None:
+        out = np.empty(x.shape, np.float32)
+    writeable(out, "out", cnp.NPY_FLOAT32, x.shape)
+    cdef size_t count = x.size
+    cdef const float *source = <const float *>data_of(x)
+    cdef float *target = <float *>cnp.PyArray_DATA(<cnp.ndarray>out)
+    with nogil:
+        le_activate(kernels.table, applied, count, source, target)
+    return out
+
+
+def softmax(x, *, isa=None):
+    """Softmax over the last axis of a C-contiguous float32 array."""
+    cdef Kernels kernels = Kernels.select(isa)
+    checked(x, "x", cnp.NPY_FLOAT32, None)
+    if x.ndim == 0:
+        raise ShapeError("x: expected at least one axis, found a scalar")
+    out = np.empty(x.shape, np.float32)
+    cdef size_t columns = x.shape[x.ndim - 1]
+    cdef size_t rows = x.size // columns if columns else 0
+    cdef const float *source = <const float *>data_of(x)
+    cdef float *target = <float *>cnp.PyArray_DATA(<cnp.ndarray>out)
+    with nogil:
+        le_softmax(kernels.table, rows, columns, source, target)
+    return out
+
+
+def layer_norm(x, gamma, beta, float epsilon, *, isa=None):
+    """Normalise a C-contiguous float32 array over its last axis (Ba, Kiros and Hinton 2016).
+
+    gamma and beta are (columns,) float32, or None.
+    """
+    cdef Kernels kernels = Kernels.select(isa)
+    checked(x, "x", cnp.NPY_FLOAT32, None)
+    if x.ndim == 0:
+        raise ShapeError("x: expected at least one axis, found a scalar")
+    out = np.empty(x.shape, np.float32)
+    cdef size_t columns = x.shape[x.ndim - 1]
+    cdef size_t rows = x.size // columns if columns else 0
+    if gamma is not None:
+        checked(gamma, "gamma", cnp.NPY_FLOAT32, (columns,))
+    if beta is not None:
+        checked(beta, "beta", cnp.NPY_FLOAT32, (columns,))
+    cdef const float *source = <const float *>data_of(x)
+    cdef const float *scale = <const float *>data_of(gamma)
+    cdef const float *shift = <const float *>data_of(beta)
+    cdef float *target = <float *>cnp.PyArray_DATA(<cnp.ndarray>out)
+    with nogil:
+        le_layer_norm(kernels.table, rows, columns, source, scale, shift, epsilon, target)
+    return out

@@ -1,0 +1,464 @@
+"""Streams: a model that takes one time step at a call and carries its state between calls.
+
+A model that is a chain of LSTM, dense layers and activations runs step by step in C: a list of stages,
+each from one buffer to the next, nothing allocated. Any other causal model runs its graph on chunks of
+one step, in Python; the bits are the same.
+"""
+
+cimport cython
+
+cimport numpy as cnp
+
+from lstm_engine._c_api cimport (
+    le_activate,
+    le_activation,
+    le_kernels,
+    le_linear_run,
+    le_softmax,
+    le_stream,
+    le_stream_create,
+    le_stream_destroy,
+    le_stream_get_state,
+    le_stream_reset,
+    le_stream_set_state,
+    le_stream_step,
+)
+from lstm_engine._core cimport RELEASE_GIL_ABOVE, CoreLSTM, Kernels, Linear, activation_of, check
+
+import numpy as np
+
+from lstm_engine import _core
+from lstm_engine.arrays import as_float_array
+from lstm_engine.errors import ShapeError, StateError
+
+cnp.import_array()
+
+
+cdef class Stage:
+    """One layer of a chain: from one buffer of rows to the next."""
+
+    cdef readonly Py_ssize_t in_size
+    cdef readonly Py_ssize_t out_size
+    cdef double operations
+
+    cdef void advance(self, const void *x, void *y) noexcept nogil:
+        pass
+
+    def chunk(self, x):
+        """(batch, time, in_size) -> (batch, time, out_size)."""
+        raise NotImplementedError
+
+
+@cython.final
+cdef class LSTMStage(Stage):
+    """An LSTM with the state of its rows."""
+
+    cdef CoreLSTM core
+    cdef le_stream *stream
+    cdef Py_ssize_t batch
+
+    def __cinit__(self, CoreLSTM core, Py_ssize_t batch):
+        self.stream = NULL
+        check(le_stream_create(core.lstm, batch, &self.stream))
+        self.core = core
+        self.batch = batch
+        self.in_size = core.input_size
+        self.out_size = core.output_size
+        self.operations = core.step_operations * batch
+
+    def __dealloc__(self):
+        le_stream_destroy(self.stream)
+
+    cdef void advance(self, const void *x, void *y) noexcept nogil:
+        le_stream_step(self.stream, x, y)
+
+    def chunk(self, x):
+        h, c = self.get_state()
+        y, h, c = self.core.run(x, h, c)
+        self.set_state(h, c)
+        return y
+
+    def reset(self):
+        le_stream_reset(self.stream)
+
+    def get_state(self):
+        h = np.empty((self.core.layers, self.batch, self.core.output_size), self.core.dtype)
+        c = np.empty((self.core.layers, self.batch, self.core.hidden_size), self.core.dtype)
+        le_stream_get_state(self.stream, cnp.PyArray_DATA(<cnp.ndarray>h), cnp.PyArray_DATA(<cnp.ndarray>c))
+        return h, c
+
+    def set_state(self, h, c):
+        h = as_float_array(h, "state h", (self.core.layers, self.batch, self.core.output_size), self.core.dtype)
+        c = as_float_array(c, "state c", (self.core.layers, self.batch, self.core.hidden_size), self.core.dtype)
+        le_stream_set_state(self.stream, cnp.PyArray_DATA(<cnp.ndarray>h), cnp.PyArray_DATA(<cnp.ndarray>c))
+
+
+@cython.final
+cdef class LinearStage(Stage):
+    """A dense layer."""
+
+    cdef Linear layer
+    cdef size_t batch
+
+    def __cinit__(self, Linear layer, Py_ssize_t batch):
+        self.layer = layer
+        self.batch = batch
+        self.in_size = layer.in_features
+        self.out_size = layer.out_features
+        self.operations = <double>layer.in_features * layer.out_features * batch
+
+    cdef void advance(self, const void *x, void *y) noexcept nogil:
+        le_linear_run(self.layer.linear, self.batch, <const float *>x, self.in_size, <float *>y, self.out_size)
+
+    def chunk(self, x):
+        return self.layer(x)
+
+
+@cython.final
+cdef class ActivationStage(Stage):
+    """An elementwise activation."""
+
+    cdef const le_kernels *kernels
+    cdef le_activation applied
+    cdef object activation
+    cdef size_t count
+
+    def __cinit__(self, object activation, Py_ssize_t size, Py_ssize_t batch):
+        cdef Kernels kernels = Kernels.select()
+        self.kernels = kernels.table
+        self.applied = activation_of(activation)
+        self.activation = activation
+        self.count = size * batch
+        self.in_size = size
+        self.out_size = size
+        self.operations = 20.0 * size * batch
+
+    cdef void advance(self, const void *x, void *y) noexcept nogil:
+        le_activate(self.kernels, self.applied, self.count, <const float *>x, <float *>y)
+
+    def chunk(self, x):
+        return _core.activate(x, self.activation)
+
+
+@cython.final
+cdef class SoftmaxStage(Stage):
+    """Softmax over the features."""
+
+    cdef const le_kernels *kernels
+    cdef size_t batch
+
+    def __cinit__(self, Py_ssize_t size, Py_ssize_t batch):
+        cdef Kernels kernels = Kernels.select()
+        self.kernels = kernels.table
+        self.batch = batch
+        self.in_size = size
+        self.out_size = size
+        self.operations = 20.0 * size * batch
+
+    cdef void advance(self, const void *x, void *y) noexcept nogil:
+        le_softmax(self.kernels, self.batch, self.out_size, <const float *>x, <float *>y)
+
+    def chunk(self, x):
+        return _core.softmax(x)
+
+
+def _stages(chain, Py_ssize_t batch):
+    """Return the stages of a chain of (kind, value) pairs."""
+    stages = []
+    for kind, value in chain:
+        if kind == "lstm":
+            stages.append(LSTMStage(value, batch))
+        elif kind == "linear":
+            stages.append(LinearStage(value, batch))
+        elif kind == "activation":
+            stages.append(ActivationStage(value, stages[len(stages) - 1].out_size, batch))
+        elif kind == "softmax":
+            stages.append(SoftmaxStage(stages[len(stages) - 1].out_size, batch))
+        else:
+            raise ValueError(f"stage {kind!r} is not known")
+    return stages
+
+
+@cython.final
+cdef class Stream:
+    """A causal model or LSTM that advances one time step at a call and carries its state.
+
+    Made by ``Model.stream()`` or ``LSTM.stream()``.
+
+    Parameters
+    ----------
+    source
+        The Model or LSTM.
+    batch
+        Number of rows that advance together, or None for one row without a batch axis.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the model looks at future steps, naming the layer.
+    ShapeError
+        If ``batch`` is not a positive integer.
+
+    Notes
+    -----
+    A stream belongs to one thread at a time: two threads in it at once raise StateError.
+    """
+
+    cdef readonly object source
+    cdef readonly object batch
+    cdef Py_ssize_t rows
+    cdef list stages             # None: the graph runs instead
+    cdef Stage first             # the only stage, for the shortest way
+    cdef object graph            # the model's executor of chunks, where there are no stages
+    cdef dict states             # of the graph
+    cdef bint busy
+    cdef bint release_gil
+    cdef int type_number
+    cdef object dtype
+    cdef int axes
+    cdef cnp.npy_intp in_shape[2]
+    cdef cnp.npy_intp out_shape[2]
+    cdef list scratch            # between the stages
+
+    def __init__(self, source, batch=None):
+        if batch is not None and (isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1):
+            raise ShapeError(f"batch: expected a positive integer or None, found {batch!r}")
+        if self.source is not None:
+            raise StateError("Stream: a stream cannot be initialised twice; open a new one")
+        self.rows = 1 if batch is None else batch
+        self.batch = None if batch is None else int(batch)
+        self.dtype = np.dtype(source.compute_type)
+        self.type_number = self.dtype.num
+        chain = source._stream_chain()
+        if chain is None:
+            self.graph = source._stream_graph()
+            self.states = {}
+        else:
+            self.stages = _stages(chain, self.rows)
+            self._lay_out()
+        self.source = source
+
+    cdef int _lay_out(self) except -1:
+        cdef Stage first = self.stages[0]
+        cdef Stage last = self.stages[len(self.stages) - 1]
+        self.axes = 1 if self.batch is None else 2
+        self.in_shape[0] = self.out_shape[0] = self.rows
+        self.in_shape[self.axes - 1] = first.in_size
+        self.out_shape[self.axes - 1] = last.out_size
+        self.first = first if len(self.stages) == 1 else None
+        self.scratch = [
+            np.empty(self.rows * (<Stage>stage).out_size, self.dtype) for stage in self.stages[:len(self.stages) - 1]
+        ]
+        self.release_gil = sum([(<Stage>stage).operations for stage in self.stages]) > RELEASE_GIL_ABOVE
+        return 0
+
+    cdef void _advance(self, const void *x, void *y) noexcept:
+        """All stages but for the shortest way, under the GIL."""
+        cdef Py_ssize_t place
+        cdef Py_ssize_t last = len(self.stages) - 1
+        cdef Stage stage
+        cdef void *target
+        for place in range(last + 1):
+            stage = <Stage>self.stages[place]
+            target = y if place == last else cnp.PyArray_DATA(<cnp.ndarray>self.scratch[place])
+            if self.release_gil:
+                with nogil:
+                    stage.advance(x, target)
+            else:
+                stage.advance(x, target)
+            x = target
+
+    def step(self, x, out=None):
+        """Advance every row by one time step.
+
+        Parameters
+        ----------
+        x
+            (features,), or (batch, features) if the stream has a batch.
+        out
+            C-contiguous array of the compute type for the result; nothing is allocated then.
+
+        Returns
+        -------
+        numpy.ndarray
+            (outputs,) or (batch, outputs); ``out`` if given.
+
+        Raises
+        ------
+        ShapeError
+            If ``x`` or ``out`` does not fit. The state is unchanged.
+        StateError
+            If another thread is in this stream.
+        """
+        cdef cnp.ndarray source, target
+        if self.busy:
+            self._refuse()
+        if self.stages is None:
+            return self._graph_step(x, out)
+        if (cnp.PyArray_CheckExact(x) and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.type_number
+                and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)
+                and cnp.PyArray_NDIM(<cnp.ndarray>x) == self.axes
+                and cnp.PyArray_DIMS(<cnp.ndarray>x)[0] == self.in_shape[0]
+                and cnp.PyArray_DIMS(<cnp.ndarray>x)[self.axes - 1] == self.in_shape[self.axes - 1]):
+            source = <cnp.ndarray>x
+        else:
+            source = as_float_array(x, "x", self._shape(self.in_shape), self.dtype)
+        if out is None:
+            target = cnp.PyArray_EMPTY(self.axes, self.out_shape, self.type_number, 0)
+        elif (cnp.PyArray_CheckExact(out) and cnp.PyArray_TYPE(<cnp.ndarray>out) == self.type_number
+                and cnp.PyArray_ISCARRAY(<cnp.ndarray>out)
+                and cnp.PyArray_NDIM(<cnp.ndarray>out) == self.axes
+                and cnp.PyArray_DIMS(<cnp.ndarray>out)[0] == self.out_shape[0]
+                and cnp.PyArray_DIMS(<cnp.ndarray>out)[self.axes - 1] == self.out_shape[self.axes - 1]):
+            target = <cnp.ndarray>out
+        else:
+            raise self._bad_out(out)
+        if self.first is not None and not self.release_gil:
+            self.first.advance(cnp.PyArray_DATA(source), cnp.PyArray_DATA(target))
+            return target
+        self.busy = True
+        self._advance(cnp.PyArray_DATA(source), cnp.PyArray_DATA(target))
+        self.busy = False
+        return target
+
+    def run(self, x):
+        """Advance every row by a chunk of any length: the same bits as stepping through it.
+
+        Parameters
+        ----------
+        x
+            (time, features), or (batch, time, features) if the stream has a batch.
+
+        Returns
+        -------
+        numpy.ndarray
+            (time, outputs) or (batch, time, outputs).
+
+        Raises
+        ------
+        ShapeError
+            If ``x`` does not fit. The state is unchanged.
+        StateError
+            If another thread is in this stream.
+        """
+        if self.busy:
+            self._refuse()
+        self.busy = True
+        try:
+            if self.stages is None:
+                return self._graph_run(x)
+            axes = ("time", (<Stage>self.stages[0]).in_size)
+            if self.batch is not None:
+                axes = (self.rows,) + axes
+            y = as_float_array(x, "x", axes, self.dtype)
+            if self.batch is None:
+                y = y[None]
+            for stage in self.stages:
+                y = stage.chunk(y)
+            return y[0] if self.batch is None else y
+        finally:
+            self.busy = False
+
+    def reset(self):
+        """Return every row to the zero state."""
+        if self.busy:
+            self._refuse()
+        if self.stages is None:
+            self.states = {}
+            return
+        for stage in self.stages:
+            if isinstance(stage, LSTMStage):
+                (<LSTMStage>stage).reset()
+
+    @property
+    def state(self):
+        """The state: ``(h, c)`` of an LSTM's stream; of a model's, such a pair for each LSTM layer by name.
+
+        h is (layers, output size) and c (layers, hidden size), or (layers, batch, ...) if the stream has a
+        batch. Reading gives copies. Setting takes the same form and changes nothing if any of it does not fit.
+        """
+        if self.busy:
+            self._refuse()
+        named = {name: self._unbatched(pair) for name, pair in self._named_states().items()}
+        return named[None] if None in named else named
+
+    @state.setter
+    def state(self, value):
+        if self.busy:
+            self._refuse()
+        current = self._named_states()
+        given = {None: value} if None in current else value
+        if not isinstance(given, dict) or set(given) != set(current):
+            found = sorted(given) if isinstance(given, dict) else type(given).__name__
+            raise ShapeError(f"state: expected a dict with the layers {sorted(current)}, found {found}")
+        fitted = {name: self._fitted(name, given[name], current[name]) for name in current}
+        if self.stages is None:
+            self.states = fitted
+            return
+        for stage, pair in zip(self._lstm_stages(), fitted.values(), strict=True):
+            (<LSTMStage>stage).set_state(*pair)
+
+    def _lstm_stages(self):
+        return [stage for stage in self.stages if isinstance(stage, LSTMStage)]
+
+    def _named_states(self):
+        """The states with their batch axis, by layer name; of an LSTM's own stream by None."""
+        if self.stages is None:
+            return self.graph.states(self.states, self.rows)
+        names = self.source._stream_names()
+        return {
+            name: (<LSTMStage>stage).get_state() for name, stage in zip(names, self._lstm_stages(), strict=True)
+        }
+
+    def _unbatched(self, pair):
+        return tuple([array[:, 0] if self.batch is None else array for array in pair])
+
+    def _fitted(self, name, pair, current):
+        label = "state" if name is None else f"state[{name!r}]"
+        if not isinstance(pair, (tuple, list)) or len(pair) != len(current):
+            raise ShapeError(f"{label}: expected {len(current)} arrays, (h, c), found {type(pair).__name__}")
+        result = []
+        for part, array, like in zip("hc", pair, current, strict=True):
+            shape = like.shape if self.batch is not None else (like.shape[0], like.shape[2])
+            array = as_float_array(array, f"{label} {part}", shape, self.dtype)
+            result.append((array if self.batch is not None else array[:, None]).copy())
+        return tuple(result)
+
+    cdef object _shape(self, cnp.npy_intp *shape):
+        return tuple([shape[axis] for axis in range(self.axes)])
+
+    def _refuse(self):
+        raise StateError(
+            "stream: another thread is in this stream; expected one thread at a time: open a stream for each thread"
+        )
+
+    cdef object _bad_out(self, out):
+        expected = f"a writeable C-contiguous {self.dtype} array of shape {self._shape(self.out_shape)}"
+        if not isinstance(out, np.ndarray):
+            return ShapeError(f"out: expected {expected}, found {type(out).__name__}")
+        return ShapeError(
+            f"out: expected {expected}, found dtype {out.dtype}, shape {out.shape}, strides {out.strides}, "
+            f"writeable {out.flags.writeable}"
+        )
+
+    def _graph_run(self, x):
+        y, self.states = self.graph.run(x, self.states, self.batch)
+        return y
+
+    def _graph_step(self, x, out):
+        self.busy = True
+        try:
+            y, states = self.graph.step(x, self.states, self.batch)
+            if out is not None:
+                if not isinstance(out, np.ndarray) or out.shape != y.shape or out.dtype != y.dtype or (
+                        not out.flags.writeable):
+                    raise ShapeError(
+                        f"out: expected a writeable {y.dtype} array of shape {y.shape}, found "
+                        f"{getattr(out, 'dtype', type(out).__name__)} {getattr(out, 'shape', '')}"
+                    )
+                out[...] = y
+                y = out
+            self.states = states
+            return y
+        finally:
+            self.busy = False

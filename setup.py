@@ -1,0 +1,96 @@
+"""Build of the C core (one static library for each instruction set) and of the Cython boundary.
+
+Environment
+-----------
+LSTM_ENGINE_WERROR=1
+    Warnings of the C compiler are errors (continuous integration sets it).
+LSTM_ENGINE_SANITIZE=address,undefined
+    Build with these sanitizers, with debug information.
+"""
+
+import os
+import platform
+import re
+import shlex
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+HEADERS = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("include", "src")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in {".h", ".inc", ".def"}
+)
+CORE = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "src").glob("*.c"))
+
+# No contraction: a*b+c must round as it is written, or the bits would depend on the compiler's mood.
+FLAGS = ["-std=c11", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
+LINK = []
+DEFINES = [("_POSIX_C_SOURCE", "200809L")]
+if os.environ.get("LSTM_ENGINE_WERROR") == "1":
+    FLAGS.append("-Werror")
+if sanitizers := os.environ.get("LSTM_ENGINE_SANITIZE"):
+    FLAGS += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
+    LINK.append(f"-fsanitize={sanitizers}")
+
+
+def instruction_sets() -> list[tuple[str, list[str]]]:
+    """Return name and compiler flags of every instruction set of this machine's architecture."""
+    text = (ROOT / "src/instruction_sets.def").read_text(encoding="utf-8")
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    found = re.findall(r'^LE_ISA\((\w+), "(\w+)", "([^"]*)"\)', text, flags=re.MULTILINE)
+    return [(name, shlex.split(flags)) for name, architecture, flags in found if architecture in (machine, "any")]
+
+
+def library(name: str, sources: list[str], flags: list[str]) -> tuple[str, dict[str, object]]:
+    """Return one static library in the form that setuptools' build_clib takes."""
+    return name, {
+        "sources": sources,
+        "include_dirs": ["include", "src"],
+        "macros": DEFINES,
+        "cflags": [*FLAGS, *flags],
+        "obj_deps": {"": HEADERS},
+    }
+
+
+class BuildExtension(build_ext):
+    """build_ext that builds the static libraries first, in place too."""
+
+    def run(self) -> None:
+        self.run_command("build_clib")
+        super().run()
+
+
+def extension(name: str, **options: object) -> Extension:
+    """Return one Cython module of the package."""
+    return Extension(
+        f"lstm_engine.{name}",
+        [f"lstm_engine/{name}.pyx"],
+        include_dirs=["include", numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
+        # Generated code is not ours to warn about; the C core is compiled with all warnings above.
+        extra_compile_args=["-std=c11", "-O2", "-g0", "-fvisibility=hidden", "-Wno-unused-function"],
+        extra_link_args=LINK,
+        depends=HEADERS,
+        **options,
+    )
+
+
+sets = instruction_sets()
+libraries = [library("lstm_engine_core", CORE, [])]
+libraries += [library(f"lstm_engine_{name}", [f"src/kernels/{name}.c"], flags) for name, flags in sets]
+
+setup(
+    libraries=libraries,
+    ext_modules=cythonize(
+        # The C library's mathematics come last: the static libraries need it.
+        [extension("_core", libraries=["m"]), extension("_stream"), extension("_blas")],
+        compiler_directives={"language_level": 3, "embedsignature": True, "binding": True, "freethreading_compatible": False},
+    ),
+    cmdclass={"build_ext": BuildExtension},
+)

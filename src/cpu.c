@@ -1,0 +1,105 @@
+#include "cpu.h"
+
+int le_cpu_runs_scalar(void) {
+    return 1;
+}
+
+#if defined(__x86_64__)
+
+#include <cpuid.h>
+#include <stdint.h>
+
+/* XCR0 says which registers the operating system saves: a CPU flag alone is not enough. */
+static uint64_t read_xcr0(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return ((uint64_t)high << 32) | low;
+}
+
+enum { XCR0_SSE = 1 << 1, XCR0_AVX = 1 << 2, XCR0_OPMASK = 1 << 5, XCR0_ZMM_HIGH = 1 << 6, XCR0_ZMM_16_31 = 1 << 7 };
+
+/* Leaves and bits: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, CPUID. */
+typedef struct cpu_features {
+    int avx2_fma;
+    int avx512;
+} cpu_features;
+
+static cpu_features detect(void) {
+    cpu_features features = {0, 0};
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) {
+        return features;
+    }
+    const int fma = (ecx >> 12) & 1;
+    const int osxsave = (ecx >> 27) & 1;
+    const int avx = (ecx >> 28) & 1;
+    if (!osxsave || !avx || !fma) {
+        return features;
+    }
+    const uint64_t xcr0 = read_xcr0();
+    const uint64_t ymm = XCR0_SSE | XCR0_AVX;
+    const uint64_t zmm = ymm | XCR0_OPMASK | XCR0_ZMM_HIGH | XCR0_ZMM_16_31;
+    if ((xcr0 & ymm) != ymm || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
+        return features;
+    }
+    features.avx2_fma = (ebx >> 5) & 1;
+    const int f = (ebx >> 16) & 1;
+    const int dq = (ebx >> 17) & 1;
+    const int bw = (ebx >> 30) & 1;
+    const int vl = (ebx >> 31) & 1;
+    features.avx512 = features.avx2_fma && f && dq && bw && vl && (xcr0 & zmm) == zmm;
+    return features;
+}
+
+int le_cpu_runs_avx512(void) {
+    return detect().avx512;
+}
+
+int le_cpu_runs_avx2(void) {
+    return detect().avx2_fma;
+}
+
+int le_cpu_runs_neon(void) {
+    return 0;
+}
+
+#elif defined(__aarch64__)
+
+#if defined(__linux__)
+#include <sys/auxv.h>
+#ifndef HWCAP_ASIMD
+#define HWCAP_ASIMD (1 << 1)
+#endif
+int le_cpu_runs_neon(void) {
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
+}
+#else
+/* Every other system on aarch64 (macOS, the BSDs) requires Advanced SIMD. */
+int le_cpu_runs_neon(void) {
+    return 1;
+}
+#endif
+
+int le_cpu_runs_avx512(void) {
+    return 0;
+}
+
+int le_cpu_runs_avx2(void) {
+    return 0;
+}
+
+#else
+
+int le_cpu_runs_avx512(void) {
+    return 0;
+}
+
+int le_cpu_runs_avx2(void) {
+    return 0;
+}
+
+int le_cpu_runs_neon(void) {
+    return 0;
+}
+
+#endif

@@ -1,0 +1,11 @@
+/* What this CPU can run. Compiled with baseline flags only: it must run before anything is known. */
+#ifndef LE_CPU_H
+#define LE_CPU_H
+
+/* 1 if the CPU and the operating system run the named instruction set of instruction_sets.def. */
+int le_cpu_runs_avx512(void);
+int le_cpu_runs_avx2(void);
+int le_cpu_runs_neon(void);
+int le_cpu_runs_scalar(void);
+
+#endif

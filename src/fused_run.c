@@ -1,0 +1,266 @@
+/* The fused backend: sequences through packed cells.
+ *
+ * h is never copied on the way: each row's step writes its hidden state straight into its output slot and the next
+ * step reads it from there, through the row pointers that the kernels take. Rows that a mask or a length leaves out
+ * are simply not among the pointers. */
+#include <string.h>
+
+#include "memory.h"
+#include "plan.h"
+
+/* One layer in one direction over a group of rows. */
+typedef struct cell_run {
+    const le_lstm *lstm;
+    const le_run *run;
+    const le_plan *plan;
+    le_fused_space *space;
+    const le_cell *cell;
+    le_cell_state *state;
+    size_t first_row; /* of the group, in the batch */
+    size_t rows;
+    int backward;
+    const float *input;
+    le_view input_view;
+    float *output; /* NULL: h goes back and forth between the state's two buffers */
+    le_view output_view;
+} cell_run;
+
+static void fill_skipped(const cell_run *r, size_t row, float *slot) {
+    const size_t bytes = r->cell->output_size * sizeof(float);
+    le_cell_state *state = r->state;
+    if (r->run->lengths != NULL) {
+        if (slot != NULL) {
+            memset(slot, 0, bytes);
+        }
+        return;
+    }
+    if (r->run->zero_masked) {
+        state->has_output[row] = 0;
+    }
+    if (slot == NULL) {
+        return;
+    }
+    if (state->has_output[row]) {
+        memcpy(slot, state->current[row], bytes);
+    } else {
+        memset(slot, 0, bytes);
+    }
+}
+
+/* bias + x @ W for every row and step of a chunk. */
+static void project_chunk(const cell_run *r, size_t first_step, size_t last_step) {
+    const size_t width = 4 * r->cell->padded_hidden;
+    size_t count = 0;
+    for (size_t step = first_step; step < last_step; step++) {
+        for (size_t row = 0; row < r->rows; row++) {
+            size_t time;
+            le_step_time(r->run, r->first_row + row, step, r->backward, &time);
+            r->space->x_rows[count++] = r->input + le_view_at(&r->input_view, row, time, step - first_step);
+        }
+    }
+    r->lstm->kernels->cell_project(r->cell, count, r->space->x_rows, r->space->projected, width);
+}
+
+/* Steps [first_step, last_step) of the direction's own count. */
+static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
+    const le_cell *cell = r->cell;
+    le_fused_space *space = r->space;
+    le_cell_state *state = r->state;
+    const size_t padded_output = le_round_up(cell->output_size, r->lstm->kernels->lanes);
+    if (r->plan->project) {
+        project_chunk(r, first_step, last_step);
+    }
+    for (size_t step = first_step; step < last_step; step++) {
+        size_t active = 0;
+        for (size_t row = 0; row < r->rows; row++) {
+            size_t time;
+            const int is_active = le_step_time(r->run, r->first_row + row, step, r->backward, &time);
+            float *slot = r->output == NULL
+                              ? NULL
+                              : r->output + le_view_at(&r->output_view, row, time, step - first_step);
+            if (!is_active) {
+                fill_skipped(r, row, slot);
+                continue;
+            }
+            if (slot == NULL) {
+                float *even = state->h[0] + row * padded_output;
+                slot = state->current[row] == even ? state->h[1] + row * padded_output : even;
+            }
+            if (r->plan->project) {
+                space->init_rows[active] =
+                    space->projected + ((step - first_step) * r->rows + row) * 4 * cell->padded_hidden;
+            } else {
+                space->x_rows[active] = r->input + le_view_at(&r->input_view, row, time, step - first_step);
+            }
+            space->h_rows[active] = state->current[row];
+            space->c_rows[active] = state->c + row * cell->padded_hidden;
+            space->h_next_rows[active] = slot;
+            state->current[row] = slot;
+            state->has_output[row] = 1;
+            active++;
+        }
+        if (active == 0) {
+            continue;
+        }
+        const le_cell_rows rows = {
+            .rows = active,
+            .x = r->plan->project ? NULL : space->x_rows,
+            .projected = r->plan->project ? space->init_rows : NULL,
+            .h = space->h_rows,
+            .c = space->c_rows,
+            .h_next = cell->projection == NULL ? space->h_next_rows : space->hidden_rows,
+            .backward = step & 1,
+        };
+        r->lstm->kernels->cell_step(cell, &rows);
+        if (cell->projection != NULL) {
+            r->lstm->kernels->linear(cell->projection, active, (const float *const *)space->hidden_rows,
+                                     space->h_next_rows);
+        }
+    }
+    if (r->output != NULL) {
+        /* The slots may be used again for the next chunk or layer. */
+        for (size_t row = 0; row < r->rows; row++) {
+            float *own = state->h[0] + row * padded_output;
+            if (state->current[row] != own) {
+                memcpy(own, state->current[row], cell->output_size * sizeof(float));
+                state->current[row] = own;
+            }
+        }
+    }
+}
+
+static void begin_cell(const cell_run *r, size_t index) {
+    const le_lstm *lstm = r->lstm;
+    const size_t padded_hidden = r->cell->padded_hidden;
+    const size_t padded_output = le_round_up(lstm->output_size, lstm->kernels->lanes);
+    const float *h0 = r->run->h0;
+    const float *c0 = r->run->c0;
+    le_cell_state *state = r->state;
+    memset(state->c, 0, r->rows * padded_hidden * sizeof(float));
+    memset(state->h[0], 0, r->rows * padded_output * sizeof(float));
+    memset(state->has_output, 0, r->rows);
+    for (size_t row = 0; row < r->rows; row++) {
+        const size_t source = index * r->run->batch + r->first_row + row;
+        if (h0 != NULL) {
+            memcpy(state->h[0] + row * padded_output, h0 + source * lstm->output_size,
+                   lstm->output_size * sizeof(float));
+        }
+        if (c0 != NULL) {
+            memcpy(state->c + row * padded_hidden, c0 + source * lstm->hidden_size, lstm->hidden_size * sizeof(float));
+        }
+        state->current[row] = state->h[0] + row * padded_output;
+    }
+}
+
+static void end_cell(const cell_run *r, size_t index) {
+    const le_lstm *lstm = r->lstm;
+    float *h_n = r->run->h_n;
+    float *c_n = r->run->c_n;
+    for (size_t row = 0; row < r->rows; row++) {
+        const size_t target = index * r->run->batch + r->first_row + row;
+        if (h_n != NULL) {
+            memcpy(h_n + target * lstm->output_size, r->state->current[row], lstm->output_size * sizeof(float));
+        }
+        if (c_n != NULL) {
+            memcpy(c_n + target * lstm->hidden_size, r->state->c + row * r->cell->padded_hidden,
+                   lstm->hidden_size * sizeof(float));
+        }
+    }
+}
+
+/* The last output of a direction, where no sequences are wanted. */
+static void write_last(const cell_run *r, size_t direction) {
+    const size_t size = r->lstm->output_size;
+    for (size_t row = 0; row < r->rows; row++) {
+        float *y = (float *)r->run->y + (r->first_row + row) * r->run->y_row_stride + direction * size;
+        if (r->state->has_output[row]) {
+            memcpy(y, r->state->current[row], size * sizeof(float));
+        } else {
+            memset(y, 0, size * sizeof(float));
+        }
+    }
+}
+
+/* Set up layer `layer`, direction `direction`: where its input comes from and where its output goes. */
+static cell_run layer_run(const le_lstm *lstm, const le_run *run, const le_plan *plan, le_fused_space *space,
+                          size_t layer, size_t direction, size_t first_row, size_t rows) {
+    const size_t index = layer * lstm->directions + direction;
+    const size_t width = lstm->directions * lstm->output_size;
+    const size_t steps = lstm->directions == 2 ? run->time : plan->chunk;
+    const le_view between = {0, steps * width, width, lstm->directions == 1};
+    cell_run r = {
+        .lstm = lstm,
+        .run = run,
+        .plan = plan,
+        .space = space,
+        .cell = &lstm->cells[index],
+        .state = &space->states[index],
+        .first_row = first_row,
+        .rows = rows,
+        .backward = le_runs_backward(lstm, direction),
+    };
+    if (layer == 0) {
+        r.input = run->x;
+        r.input_view = (le_view){first_row * run->x_row_stride, run->x_row_stride, run->x_time_stride, 0};
+    } else {
+        r.input = space->between[(layer - 1) & 1];
+        r.input_view = between;
+    }
+    if (layer + 1 < lstm->layers) {
+        r.output = space->between[layer & 1];
+        r.output_view = between;
+        r.output_view.offset = direction * lstm->output_size;
+    } else if (run->y != NULL && run->sequences) {
+        r.output = run->y;
+        r.output_view = (le_view){first_row * run->y_row_stride + direction * lstm->output_size, run->y_row_stride,
+                                  run->y_time_stride, 0};
+    }
+    return r;
+}
+
+static void run_group(const le_lstm *lstm, const le_run *run, const le_plan *plan, le_fused_space *space,
+                      size_t first_row, size_t rows) {
+    const int whole = lstm->directions == 2;
+    for (size_t row = 0; row < rows; row++) {
+        space->hidden_rows[row] = space->hidden + row * le_round_up(lstm->hidden_size, lstm->kernels->lanes);
+    }
+    /* A stack of one direction goes up chunk by chunk; a bidirectional layer needs the whole sequence below. */
+    for (size_t layer = 0; layer < lstm->layers; layer++) {
+        for (size_t direction = 0; direction < lstm->directions; direction++) {
+            const cell_run r = layer_run(lstm, run, plan, space, layer, direction, first_row, rows);
+            begin_cell(&r, layer * lstm->directions + direction);
+            for (size_t step = 0; whole && step < run->time; step += plan->chunk) {
+                run_chunk(&r, step, le_min_size(step + plan->chunk, run->time));
+            }
+        }
+    }
+    for (size_t step = 0; !whole && step < run->time; step += plan->chunk) {
+        for (size_t layer = 0; layer < lstm->layers; layer++) {
+            const cell_run r = layer_run(lstm, run, plan, space, layer, 0, first_row, rows);
+            run_chunk(&r, step, le_min_size(step + plan->chunk, run->time));
+        }
+    }
+    for (size_t layer = 0; layer < lstm->layers; layer++) {
+        for (size_t direction = 0; direction < lstm->directions; direction++) {
+            const cell_run r = layer_run(lstm, run, plan, space, layer, direction, first_row, rows);
+            end_cell(&r, layer * lstm->directions + direction);
+            if (layer + 1 == lstm->layers && run->y != NULL && !run->sequences) {
+                write_last(&r, direction);
+            }
+        }
+    }
+}
+
+le_status le_fused_run(const le_lstm *lstm, const le_run *run, void *workspace) {
+    const le_plan plan = le_plan_run(lstm, run);
+    le_fused_space space;
+    size_t bytes;
+    const le_status status = le_fused_workspace(lstm, run, &plan, workspace, &space, &bytes);
+    if (status != LE_OK) {
+        return status;
+    }
+    for (size_t row = 0; row < run->batch; row += plan.rows) {
+        run_group(lstm, run, &plan, &space, row, le_min_size(plan.rows, run->batch - row));
+    }
+    return LE_OK;
+}

@@ -1,0 +1,96 @@
+/* The table of kernels of one instruction set, and the packed weights that they read.
+ *
+ * The packed panel of a cell
+ * --------------------------
+ * Units are taken in blocks of V, the lanes of one vector (AVX-512: 16, AVX2: 8, NEON: 4, scalar: 1). A
+ * block's panel holds, for each row k of the stacked kernels [W; R], the weights of its V units for the
+ * four gates side by side, so that one pass over k reads memory in order and a unit's four gates end in
+ * registers together:
+ *
+ *      block 0                                  block 1
+ *      k=0    [ i x V | f x V | c x V | o x V ]  [ ... ]
+ *      k=1    [ i x V | f x V | c x V | o x V ]  [ ... ]
+ *      ...      rows 0 .. input_size-1: W, applied to x
+ *      k=I    [ i x V | f x V | c x V | o x V ]
+ *      ...      rows I .. I+R-1: R, applied to h
+ *
+ * Units beyond hidden_size have weight and bias 0 and are never stored. Every pre-activation is one chain
+ *
+ *      acc = bias; acc = fma(x[k], W[k], acc) for k ascending; acc = fma(h[k], R[k], acc) for k ascending
+ *
+ * on every path, whatever the tile: this is what makes the bits the same everywhere. A tile of rows may
+ * stop between W and R (the projected input is stored and loaded again: exact), never split k.
+ *
+ * The panel of a linear layer is the same with blocks of 4 * V outputs; the last block is as many whole
+ * vectors wide as it needs (1, 2 or 4). */
+#ifndef LE_KERNELS_H
+#define LE_KERNELS_H
+
+#include <stddef.h>
+
+#include "lstm_engine/dense.h"
+#include "lstm_engine/isa.h"
+#include "lstm_engine/lstm.h"
+
+struct le_linear {
+    const le_kernels *kernels;
+    size_t input_size;
+    size_t output_size;
+    size_t panel_floats;
+    float *panels; /* [block][input_size][width of the block] */
+    float *bias;   /* [output_size rounded up to whole blocks of 4 * V] */
+    le_activation activation;
+};
+
+/* One packed cell. */
+typedef struct le_cell {
+    size_t input_size;
+    size_t hidden_size;
+    size_t output_size;
+    size_t blocks;        /* of V units */
+    size_t padded_hidden; /* blocks * V */
+    size_t panel_floats;  /* of one block: (input_size + output_size) * 4 * V */
+    float *panels;        /* [blocks][input_size + output_size][4][V] */
+    float *bias;          /* [blocks][4][V] */
+    float *peepholes;     /* [3][padded_hidden], or NULL */
+    le_linear *projection; /* or NULL */
+    le_activation input_activation, forget_activation, cell_activation, output_activation, hidden_activation;
+    float gate_clip, cell_clip; /* 0 for none */
+    int coupled;
+    int standard; /* sigmoid gates, tanh elsewhere, nothing else: the fused cell applies */
+} le_cell;
+
+/* One time step of a set of rows, given by pointers so that any subset of a batch needs no copy. */
+typedef struct le_cell_rows {
+    size_t rows;
+    const float *const *x;         /* [rows]: input_size floats each; not read where projected is given */
+    const float *const *projected; /* [rows]: blocks * 4 * V accumulators that hold bias + x @ W; or NULL */
+    const float *const *h;         /* [rows]: output_size floats each */
+    float *const *c;               /* [rows]: padded_hidden floats each, updated in place */
+    float *const *h_next;          /* [rows]: hidden_size floats each are written; not the memory of any h */
+    int backward;                  /* walk the blocks from the last to the first: the same bits, other cache lines */
+} le_cell_rows;
+
+struct le_kernels {
+    const char *name;
+    size_t lanes;   /* V */
+    int vectorised; /* 0 for the scalar reference */
+    /* Gates, cell state and hidden state of one step. */
+    void (*cell_step)(const le_cell *cell, const le_cell_rows *step);
+    /* projected[row] = bias + x[row] @ W, in the panel's order of units; row r at out + r * out_stride. */
+    void (*cell_project)(const le_cell *cell, size_t rows, const float *const *x, float *out, size_t out_stride);
+    /* y[row] = activation(bias + x[row] @ kernel). */
+    void (*linear)(const le_linear *linear, size_t rows, const float *const *x, float *const *y);
+    void (*activate)(le_activation activation, size_t count, const float *x, float *y);
+    void (*softmax)(size_t rows, size_t columns, const float *x, float *y);
+    void (*layer_norm)(size_t rows, size_t columns, const float *x, const float *gamma, const float *beta,
+                       float epsilon, float *y);
+};
+
+/* Vectors in block `block` of a linear layer with `output_size` outputs: 4, or 1, 2 or 4 for the last. */
+static inline size_t le_linear_block_vectors(size_t output_size, size_t lanes, size_t block) {
+    const size_t left = output_size - block * 4 * lanes;
+    return left <= lanes ? 1 : left <= 2 * lanes ? 2 : 4;
+}
+
+#endif

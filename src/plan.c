@@ -1,0 +1,132 @@
+#include "plan.h"
+
+#include "memory.h"
+
+/* Rows of a group. Every step of a group streams all panels once; with 64 rows the multiply-adds take an order of
+ * magnitude longer than that even from the last-level cache, while the group's states still fit a core's own. */
+enum { GROUP_ROWS = 64 };
+
+/* Bytes of projected inputs held at once: a part of a 512 KB to 1 MB second-level cache. */
+enum { PROJECTED_BYTES = 256 * 1024, PROJECTED_STEPS_LEAST = 16, PROJECTED_STEPS_MOST = 512 };
+
+/* Bytes between two layers of a stack that runs chunk by chunk. */
+enum { BETWEEN_BYTES = 128 * 1024, BETWEEN_STEPS_MOST = 64 };
+
+/* Bytes that the outputs between two bidirectional layers, which need the whole sequence, should not pass. */
+enum { BETWEEN_WHOLE_BYTES = 64 * 1024 * 1024 };
+
+/* Inputs are projected ahead for as few rows as this: one row reads every weight for a single multiply-add, so
+ * taking W for several steps at once saves most of its traffic; several rows share each read already. */
+enum { PROJECT_ROWS = 1 };
+
+static size_t clamp(size_t value, size_t least, size_t most) {
+    return value < least ? least : value > most ? most : value;
+}
+
+le_plan le_plan_run(const le_lstm *lstm, const le_run *run) {
+    le_plan plan;
+    plan.rows = le_min_size(le_max_size(run->batch, 1), GROUP_ROWS);
+    const size_t step_bytes = lstm->output_size * le_dtype_bytes(lstm->dtype);
+    if (lstm->directions == 2 && lstm->layers > 1) {
+        /* Divide before multiplying: no product of sizes from outside can overflow here. */
+        const size_t row_steps = BETWEEN_WHOLE_BYTES / (4 * step_bytes);
+        plan.rows = clamp(row_steps / le_max_size(run->time, 1), 1, plan.rows);
+    }
+    plan.project = plan.rows <= PROJECT_ROWS && run->time > 1 && lstm->input_size != 0;
+    if (plan.project || lstm->backend == LE_BLAS) {
+        const size_t gate_bytes = 4 * lstm->hidden_size * le_dtype_bytes(lstm->dtype) * plan.rows;
+        plan.chunk = clamp(PROJECTED_BYTES / gate_bytes, PROJECTED_STEPS_LEAST, PROJECTED_STEPS_MOST);
+    } else if (lstm->layers > 1 && lstm->directions == 1) {
+        plan.chunk = clamp(BETWEEN_BYTES / (step_bytes * plan.rows), 1, BETWEEN_STEPS_MOST);
+    } else {
+        plan.chunk = run->time;
+    }
+    plan.chunk = clamp(plan.chunk, 1, le_max_size(run->time, 1));
+    return plan;
+}
+
+/* Elements of one buffer between two layers. */
+static size_t between_elements(const le_lstm *lstm, const le_run *run, const le_plan *plan, int *overflow) {
+    if (lstm->layers == 1) {
+        return 0;
+    }
+    size_t elements = plan->rows;
+    const size_t steps = lstm->directions == 2 ? run->time : plan->chunk;
+    if (le_multiply(elements, steps, &elements) != LE_OK ||
+        le_multiply(elements, lstm->directions * lstm->output_size, &elements) != LE_OK) {
+        *overflow = 1;
+        return 0;
+    }
+    return elements;
+}
+
+static le_status arena_status(const le_arena *arena, int overflow, size_t *bytes) {
+    if (arena->overflow || overflow) {
+        return LE_ERROR_SIZE;
+    }
+    *bytes = le_max_size(arena->used, LE_ALIGNMENT);
+    return LE_OK;
+}
+
+le_status le_fused_workspace(const le_lstm *lstm, const le_run *run, const le_plan *plan, void *base,
+                             le_fused_space *space, size_t *bytes) {
+    le_fused_space measured;
+    le_arena arena = {base, 0, 0};
+    int overflow = 0;
+    if (space == NULL) {
+        space = &measured;
+    }
+    const size_t rows = plan->rows;
+    const size_t lanes = lstm->kernels->lanes;
+    const size_t padded_hidden = le_round_up(lstm->hidden_size, lanes);
+    const size_t padded_output = le_round_up(lstm->output_size, lanes);
+    const size_t cells = lstm->layers * lstm->directions;
+    space->states = le_arena_take(&arena, cells, sizeof *space->states);
+    for (size_t cell = 0; cell < cells; cell++) {
+        le_cell_state state;
+        state.c = le_arena_take(&arena, rows * padded_hidden, sizeof(float));
+        state.h[0] = le_arena_take(&arena, rows * padded_output, sizeof(float));
+        state.h[1] = le_arena_take(&arena, rows * padded_output, sizeof(float));
+        state.current = le_arena_take(&arena, rows, sizeof *state.current);
+        state.has_output = le_arena_take(&arena, rows, 1);
+        if (space->states != NULL) {
+            space->states[cell] = state;
+        }
+    }
+    const size_t between = between_elements(lstm, run, plan, &overflow);
+    space->between[0] = le_arena_take(&arena, between, sizeof(float));
+    space->between[1] = le_arena_take(&arena, lstm->layers > 2 || lstm->directions == 2 ? between : 0, sizeof(float));
+    space->hidden = le_arena_take(&arena, rows * padded_hidden, sizeof(float));
+    space->projected = le_arena_take(&arena, plan->project ? plan->chunk * rows * 4 * padded_hidden : 0, sizeof(float));
+    space->x_rows = le_arena_take(&arena, plan->project ? plan->chunk * rows : rows, sizeof *space->x_rows);
+    space->h_rows = le_arena_take(&arena, rows, sizeof *space->h_rows);
+    space->init_rows = le_arena_take(&arena, rows, sizeof *space->init_rows);
+    space->c_rows = le_arena_take(&arena, rows, sizeof *space->c_rows);
+    space->h_next_rows = le_arena_take(&arena, rows, sizeof *space->h_next_rows);
+    space->hidden_rows = le_arena_take(&arena, rows, sizeof *space->hidden_rows);
+    return arena_status(&arena, overflow, bytes);
+}
+
+le_status le_blas_workspace(const le_lstm *lstm, const le_run *run, const le_plan *plan, void *base,
+                            le_blas_space *space, size_t *bytes) {
+    le_blas_space measured;
+    le_arena arena = {base, 0, 0};
+    int overflow = 0;
+    if (space == NULL) {
+        space = &measured;
+    }
+    const size_t rows = plan->rows;
+    const size_t element = le_dtype_bytes(lstm->dtype);
+    const size_t cells = lstm->layers * lstm->directions;
+    const size_t inputs = le_max_size(lstm->input_size, lstm->directions * lstm->output_size);
+    space->h = le_arena_take(&arena, cells * rows * lstm->output_size, element);
+    space->c = le_arena_take(&arena, cells * rows * lstm->hidden_size, element);
+    space->last = le_arena_take(&arena, cells * rows * lstm->output_size, element);
+    const size_t between = between_elements(lstm, run, plan, &overflow);
+    space->between[0] = le_arena_take(&arena, between, element);
+    space->between[1] = le_arena_take(&arena, between, element);
+    space->gathered = le_arena_take(&arena, plan->chunk * rows * inputs, element);
+    space->gates = le_arena_take(&arena, plan->chunk * rows * 4 * lstm->hidden_size, element);
+    space->hidden = le_arena_take(&arena, rows * lstm->hidden_size, element);
+    return arena_status(&arena, overflow, bytes);
+}

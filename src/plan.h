@@ -1,0 +1,86 @@
+/* The plan: how a run is cut into groups of rows and chunks of time, and how large its workspace is.
+ *
+ * A pure function of shapes. It changes where intermediate values lie and in which order rows and units are
+ * visited, never the order of any sum: the bits do not depend on it. */
+#ifndef LE_PLAN_H
+#define LE_PLAN_H
+
+#include <stdint.h>
+
+#include "lstm.h"
+
+typedef struct le_plan {
+    size_t rows;  /* rows that run through the whole sequence together */
+    size_t chunk; /* time steps that one layer takes before the next layer does (or before the next projection) */
+    int project;  /* whether x @ W is computed for a whole chunk before the recurrence */
+} le_plan;
+
+le_plan le_plan_run(const le_lstm *lstm, const le_run *run);
+
+/* The state of one cell (one layer, one direction) over a group of rows. */
+typedef struct le_cell_state {
+    float *c;              /* [rows][padded_hidden] */
+    float *h[2];           /* [rows][padded output_size]: used in turns where no output slot holds h */
+    const float **current; /* [rows]: where each row's h is now */
+    uint8_t *has_output;   /* [rows]: whether a masked step has a previous output to repeat */
+} le_cell_state;
+
+/* Workspace of the fused backend. */
+typedef struct le_fused_space {
+    le_cell_state *states; /* [layers][directions] */
+    float *between[2];     /* output of one layer, input of the next, in turns */
+    float *hidden;         /* [rows][padded_hidden]: before the projection */
+    float *projected;      /* [chunk][rows][4 * padded_hidden] */
+    const float **x_rows;  /* [chunk * rows] */
+    const float **h_rows;  /* [rows], and so the next four */
+    const float **init_rows;
+    float **c_rows;
+    float **h_next_rows;
+    float **hidden_rows;
+} le_fused_space;
+
+/* Lay the workspace out over `base`, or measure it where base is NULL. space may be NULL while measuring. */
+le_status le_fused_workspace(const le_lstm *lstm, const le_run *run, const le_plan *plan, void *base,
+                             le_fused_space *space, size_t *bytes);
+
+/* Workspace of the blas backend; elements of the LSTM's dtype. */
+typedef struct le_blas_space {
+    void *h;          /* [layers][directions][rows][output_size] */
+    void *c;          /* [layers][directions][rows][hidden_size] */
+    void *last;       /* like h: previous output, for masked steps */
+    void *between[2]; /* as for the fused backend, row-major */
+    void *gathered;   /* [chunk][rows][input of a layer] */
+    void *gates;      /* [chunk][rows][4 * hidden_size] */
+    void *hidden;     /* [rows][hidden_size] */
+} le_blas_space;
+
+le_status le_blas_workspace(const le_lstm *lstm, const le_run *run, const le_plan *plan, void *base,
+                            le_blas_space *space, size_t *bytes);
+
+/* Where the steps of one layer's input or output lie. */
+typedef struct le_view {
+    size_t offset; /* elements before the first feature */
+    size_t row_stride;
+    size_t time_stride;
+    int by_step; /* slots are numbered by step within the chunk instead of by time */
+} le_view;
+
+/* Element offset of a row's slot for a step. */
+static inline size_t le_view_at(const le_view *view, size_t row, size_t time, size_t step_in_chunk) {
+    return view->offset + row * view->row_stride + (view->by_step ? step_in_chunk : time) * view->time_stride;
+}
+
+/* Whether a row takes part in a step, and at which time: one place for lengths, masks and directions.
+ *
+ * Returns 1 and sets *time if the row is active. Returns 0 if not, with *time the slot to be filled. */
+static inline int le_step_time(const le_run *run, size_t row, size_t step, int backward, size_t *time) {
+    if (run->lengths != NULL) {
+        const size_t length = (size_t)run->lengths[row];
+        *time = step < length && backward ? length - 1 - step : step;
+        return step < length;
+    }
+    *time = backward ? run->time - 1 - step : step;
+    return run->mask == NULL || run->mask[row * run->time + *time] != 0;
+}
+
+#endif

@@ -1,0 +1,232 @@
+/* Streams: a state that advances one step at a time, with everything that a step needs laid out beforehand. */
+#include <string.h>
+
+#include "lstm.h"
+#include "memory.h"
+#include "plan.h"
+
+/* One layer of a fused stream. h alternates between two buffers: a step reads one and writes the other. */
+typedef struct stream_layer {
+    float *c;             /* [batch][padded_hidden] */
+    float *h[2];          /* [batch][padded_output] */
+    float **c_rows;       /* [batch] */
+    float **h_rows[2];    /* [batch] */
+} stream_layer;
+
+struct le_stream {
+    const le_lstm *lstm;
+    size_t batch;
+    size_t padded_hidden;
+    size_t padded_output;
+    int parity; /* which h buffer holds the state */
+    /* fused */
+    stream_layer *layers;
+    const float **x_rows; /* [batch] */
+    float **hidden_rows;  /* [batch]: before the projection */
+    /* blas: states as le_run takes them, and a workspace for one step */
+    void *h;
+    void *c;
+    void *workspace;
+    /* all of the above in one allocation */
+    void *memory;
+};
+
+static void *rows_of(le_arena *arena, size_t batch, float *first, size_t stride) {
+    float **rows = le_arena_take(arena, batch, sizeof *rows);
+    for (size_t row = 0; rows != NULL && row < batch; row++) {
+        rows[row] = first + row * stride;
+    }
+    return rows;
+}
+
+static void lay_out_fused(le_stream *stream, le_arena *arena) {
+    const le_lstm *lstm = stream->lstm;
+    const size_t batch = stream->batch;
+    stream->layers = le_arena_take(arena, lstm->layers, sizeof *stream->layers);
+    for (size_t layer = 0; layer < lstm->layers; layer++) {
+        stream_layer laid;
+        laid.c = le_arena_take(arena, batch * stream->padded_hidden, sizeof(float));
+        laid.c_rows = rows_of(arena, batch, laid.c, stream->padded_hidden);
+        for (int parity = 0; parity < 2; parity++) {
+            laid.h[parity] = le_arena_take(arena, batch * stream->padded_output, sizeof(float));
+            laid.h_rows[parity] = rows_of(arena, batch, laid.h[parity], stream->padded_output);
+        }
+        if (stream->layers != NULL) {
+            stream->layers[layer] = laid;
+        }
+    }
+    stream->x_rows = le_arena_take(arena, batch, sizeof *stream->x_rows);
+    float *hidden = le_arena_take(arena, batch * stream->padded_hidden, sizeof(float));
+    stream->hidden_rows = rows_of(arena, batch, hidden, stream->padded_hidden);
+}
+
+static le_run one_step(const le_stream *stream, const void *x, void *y) {
+    const le_lstm *lstm = stream->lstm;
+    return (le_run){
+        .batch = stream->batch,
+        .time = 1,
+        .x = x,
+        .x_row_stride = lstm->input_size,
+        .x_time_stride = lstm->input_size,
+        .y = y,
+        .y_row_stride = lstm->output_size,
+        .y_time_stride = lstm->output_size,
+        .h0 = stream->h,
+        .c0 = stream->c,
+        .h_n = stream->h,
+        .c_n = stream->c,
+    };
+}
+
+static le_status lay_out_blas(le_stream *stream, le_arena *arena) {
+    const le_lstm *lstm = stream->lstm;
+    const size_t element = le_dtype_bytes(lstm->dtype);
+    const size_t rows = lstm->layers * stream->batch;
+    size_t bytes;
+    stream->h = le_arena_take(arena, rows * lstm->output_size, element);
+    stream->c = le_arena_take(arena, rows * lstm->hidden_size, element);
+    le_run run = one_step(stream, stream, NULL);
+    const le_status status = le_lstm_workspace_bytes(lstm, &run, &bytes);
+    if (status == LE_OK) {
+        stream->workspace = le_arena_take(arena, bytes, 1);
+    }
+    return status;
+}
+
+le_status le_stream_create(const le_lstm *lstm, size_t batch, le_stream **result) {
+    if (lstm == NULL || result == NULL || batch == 0 || lstm->directions != 1 || lstm->reverse) {
+        return LE_ERROR_ARGUMENT;
+    }
+    /* The widest row of the state times the batch bounds every product below. */
+    size_t elements;
+    if (le_multiply(batch, lstm->layers, &elements) != LE_OK ||
+        le_multiply(elements, 64 * (lstm->hidden_size + lstm->output_size + 64), &elements) != LE_OK) {
+        return LE_ERROR_SIZE;
+    }
+    le_stream *stream = le_allocate(1, sizeof *stream);
+    if (stream == NULL) {
+        return LE_ERROR_MEMORY;
+    }
+    stream->lstm = lstm;
+    stream->batch = batch;
+    stream->padded_hidden = le_round_up(lstm->hidden_size, lstm->kernels->lanes);
+    stream->padded_output = le_round_up(lstm->output_size, lstm->kernels->lanes);
+    le_arena arena = {NULL, 0, 0};
+    for (int pass = 0; pass < 2; pass++) {
+        le_status status = LE_OK;
+        if (lstm->backend == LE_FUSED) {
+            lay_out_fused(stream, &arena);
+        } else {
+            status = lay_out_blas(stream, &arena);
+        }
+        if (status == LE_OK && arena.overflow) {
+            status = LE_ERROR_SIZE;
+        }
+        if (status == LE_OK && pass == 0) {
+            stream->memory = le_allocate(arena.used, 1);
+            status = stream->memory == NULL ? LE_ERROR_MEMORY : LE_OK;
+            arena = (le_arena){stream->memory, 0, 0};
+        }
+        if (status != LE_OK) {
+            le_stream_destroy(stream);
+            return status;
+        }
+    }
+    *result = stream;
+    return LE_OK;
+}
+
+void le_stream_destroy(le_stream *stream) {
+    if (stream != NULL) {
+        le_free(stream->memory);
+        le_free(stream);
+    }
+}
+
+void le_stream_reset(le_stream *stream) {
+    le_stream_set_state(stream, NULL, NULL);
+}
+
+static void step_fused(le_stream *stream, const float *x, float *y) {
+    const le_lstm *lstm = stream->lstm;
+    const int now = stream->parity;
+    for (size_t row = 0; row < stream->batch; row++) {
+        stream->x_rows[row] = x + row * lstm->input_size;
+    }
+    const float *const *inputs = stream->x_rows;
+    for (size_t layer = 0; layer < lstm->layers; layer++) {
+        stream_layer *state = &stream->layers[layer];
+        const le_cell *cell = &lstm->cells[layer];
+        const le_cell_rows rows = {
+            .rows = stream->batch,
+            .x = inputs,
+            .h = (const float *const *)state->h_rows[now],
+            .c = state->c_rows,
+            .h_next = cell->projection == NULL ? state->h_rows[!now] : stream->hidden_rows,
+            .backward = now,
+        };
+        lstm->kernels->cell_step(cell, &rows);
+        if (cell->projection != NULL) {
+            lstm->kernels->linear(cell->projection, stream->batch, (const float *const *)stream->hidden_rows,
+                                  state->h_rows[!now]);
+        }
+        inputs = (const float *const *)state->h_rows[!now];
+    }
+    stream->parity = !now;
+    for (size_t row = 0; row < stream->batch; row++) {
+        memcpy(y + row * lstm->output_size, inputs[row], lstm->output_size * sizeof(float));
+    }
+}
+
+void le_stream_step(le_stream *stream, const void *x, void *y) {
+    if (stream->lstm->backend == LE_FUSED) {
+        step_fused(stream, x, y);
+        return;
+    }
+    const le_run run = one_step(stream, x, y);
+    (void)le_lstm_run(stream->lstm, &run, stream->workspace);
+}
+
+void le_stream_get_state(const le_stream *stream, void *h, void *c) {
+    const le_lstm *lstm = stream->lstm;
+    const size_t rows = lstm->layers * stream->batch;
+    if (lstm->backend == LE_BLAS) {
+        memcpy(h, stream->h, rows * lstm->output_size * le_dtype_bytes(lstm->dtype));
+        memcpy(c, stream->c, rows * lstm->hidden_size * le_dtype_bytes(lstm->dtype));
+        return;
+    }
+    for (size_t index = 0; index < rows; index++) {
+        const stream_layer *state = &stream->layers[index / stream->batch];
+        const size_t row = index % stream->batch;
+        memcpy((float *)h + index * lstm->output_size, state->h_rows[stream->parity][row],
+               lstm->output_size * sizeof(float));
+        memcpy((float *)c + index * lstm->hidden_size, state->c_rows[row], lstm->hidden_size * sizeof(float));
+    }
+}
+
+/* Copy elements, or zeros where there is no source. */
+static void copy_or_zero(void *target, const void *source, size_t offset_bytes, size_t bytes) {
+    if (source == NULL) {
+        memset(target, 0, bytes);
+    } else {
+        memcpy(target, (const char *)source + offset_bytes, bytes);
+    }
+}
+
+void le_stream_set_state(le_stream *stream, const void *h, const void *c) {
+    const le_lstm *lstm = stream->lstm;
+    const size_t rows = lstm->layers * stream->batch;
+    const size_t h_bytes = lstm->output_size * le_dtype_bytes(lstm->dtype);
+    const size_t c_bytes = lstm->hidden_size * le_dtype_bytes(lstm->dtype);
+    if (lstm->backend == LE_BLAS) {
+        copy_or_zero(stream->h, h, 0, rows * h_bytes);
+        copy_or_zero(stream->c, c, 0, rows * c_bytes);
+        return;
+    }
+    for (size_t index = 0; index < rows; index++) {
+        stream_layer *state = &stream->layers[index / stream->batch];
+        const size_t row = index % stream->batch;
+        copy_or_zero(state->h_rows[stream->parity][row], h, index * h_bytes, h_bytes);
+        copy_or_zero(state->c_rows[row], c, index * c_bytes, c_bytes);
+    }
+}
