@@ -162,7 +162,8 @@ V_INLINE vf vf_sigmoid_tanh(vf a, vf b)
     vf p, scale, shrink, numerator, denominator;
     vf_sigmoid_parts(a, &p, &scale, &shrink);
     vf_tanh_fraction(b, &numerator, &denominator);
-    return vf_div(vf_mul(numerator, shrink), vf_fma(vf_mul(denominator, p), scale, denominator));
+    /* 1 + exp(-a) first: it is there before the denominator where b is the younger of the two, as a cell's state is. */
+    return vf_div(vf_mul(numerator, shrink), vf_mul(denominator, vf_fma(p, scale, vf_set1(1.0f))));
 }
 
 #endif
