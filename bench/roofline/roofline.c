@@ -1,0 +1,216 @@
+/* What one core of this machine can do at most: fused multiply-adds a second, and bytes loaded a second.
+ *
+ * Compiled once per instruction set by bench/roofline.py, which also turns seconds into rates. Every function times
+ * itself, so that the cost of calling it from Python is not in the figure.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+#if defined(ROOFLINE_AVX512)
+
+#include <immintrin.h>
+typedef __m512 vector;
+#define IN_VECTOR_REGISTER "v"
+/* Two units of latency 4 need 8 chains; 16 leave room for longer latencies and still fit 32 registers. */
+#define ACCUMULATORS 16
+static inline vector broadcast(float value) { return _mm512_set1_ps(value); }
+static inline vector load(const float *from) { return _mm512_load_ps(from); }
+static inline vector multiply_add(vector a, vector b, vector c) { return _mm512_fmadd_ps(a, b, c); }
+
+#elif defined(ROOFLINE_AVX2)
+
+#include <immintrin.h>
+typedef __m256 vector;
+#define IN_VECTOR_REGISTER "x"
+/* Two units of latency 4 or 5 need 10 chains; with two operands, 12 fit the 16 registers. */
+#define ACCUMULATORS 12
+static inline vector broadcast(float value) { return _mm256_set1_ps(value); }
+static inline vector load(const float *from) { return _mm256_load_ps(from); }
+static inline vector multiply_add(vector a, vector b, vector c) { return _mm256_fmadd_ps(a, b, c); }
+
+#elif defined(ROOFLINE_NEON)
+
+#include <arm_neon.h>
+typedef float32x4_t vector;
+#define IN_VECTOR_REGISTER "w"
+/* Four units of latency 4 need 16 chains; 24 still fit 32 registers. */
+#define ACCUMULATORS 24
+static inline vector broadcast(float value) { return vdupq_n_f32(value); }
+static inline vector load(const float *from) { return vld1q_f32(from); }
+static inline vector multiply_add(vector a, vector b, vector c) { return vfmaq_f32(c, a, b); }
+
+#else /* scalar C: multiply and add, because a fused operation may be a library call here */
+
+typedef float vector;
+#if defined(__x86_64__) || defined(__i386__)
+#define IN_VECTOR_REGISTER "x"
+#elif defined(__aarch64__)
+#define IN_VECTOR_REGISTER "w"
+#else
+#define IN_VECTOR_REGISTER "f"
+#endif
+/* Two units each for multiplying and adding, latency 3 or 4 each: 14 chains, which with two operands fit 16 registers. */
+#define ACCUMULATORS 14
+static inline vector broadcast(float value) { return value; }
+static inline vector load(const float *from) { return *from; }
+static inline vector multiply_add(vector a, vector b, vector c) { return a * b + c; }
+
+#endif
+
+#define CHAINS_12(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+#define CHAINS_14(DO) CHAINS_12(DO) DO(12) DO(13)
+#define CHAINS_16(DO) CHAINS_14(DO) DO(14) DO(15)
+#define CHAINS_24(DO) CHAINS_16(DO) DO(16) DO(17) DO(18) DO(19) DO(20) DO(21) DO(22) DO(23)
+#if ACCUMULATORS == 12
+#define EACH_CHAIN(DO) CHAINS_12(DO)
+#elif ACCUMULATORS == 14
+#define EACH_CHAIN(DO) CHAINS_14(DO)
+#elif ACCUMULATORS == 16
+#define EACH_CHAIN(DO) CHAINS_16(DO)
+#else
+#define EACH_CHAIN(DO) CHAINS_24(DO)
+#endif
+
+#define LANES (sizeof(vector) / sizeof(float))
+/* Vectors loaded by one turn of the load loop: enough that the loop's own instructions cost no load slot. */
+#define LOADS_PER_TURN 8
+/* Chained additions of one turn of the clock loop. */
+#define ADDITIONS_PER_TURN 16
+
+static double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Floating-point operations of one turn of roofline_multiply_add_seconds; a multiply-add counts as two. */
+size_t roofline_flops_per_turn(void) { return 2 * LANES * ACCUMULATORS; }
+
+/* roofline_load_seconds reads whole blocks of this many bytes from an address that is a multiple of it. */
+size_t roofline_block_bytes(void) { return LOADS_PER_TURN * sizeof(vector); }
+
+/* Additions of one turn of roofline_clock_seconds. */
+size_t roofline_additions_per_turn(void) { return ADDITIONS_PER_TURN; }
+
+/* Seconds that `turns` turns of independent multiply-add chains take.
+ *
+ * factor and addend come from the caller so that the compiler cannot compute the result; with |factor| < 1 the chains
+ * settle at addend / (1 - factor), far from denormals and infinities. The sum goes to *sink.
+ */
+double roofline_multiply_add_seconds(size_t turns, float factor, float addend, float *sink)
+{
+    const vector factors = broadcast(factor);
+    const vector addends = broadcast(addend);
+    /* Variables, not an array: compilers unroll too late to keep an array in registers, and would measure stores. */
+#define START(chain) vector chain_##chain = broadcast((float)(chain + 1));
+    EACH_CHAIN(START)
+#undef START
+
+    const double start = seconds_now();
+    for (size_t turn = 0; turn < turns; ++turn) {
+        /* The empty asm makes the chain opaque: the compiler neither joins turns nor makes vectors of scalar chains. */
+#define ADVANCE(chain) \
+    chain_##chain = multiply_add(chain_##chain, factors, addends); \
+    __asm__ volatile("" : "+" IN_VECTOR_REGISTER(chain_##chain));
+        EACH_CHAIN(ADVANCE)
+#undef ADVANCE
+    }
+    const double stop = seconds_now();
+
+    vector sum = broadcast(0.0f);
+#define GATHER(chain) sum = multiply_add(sum, factors, chain_##chain);
+    EACH_CHAIN(GATHER)
+#undef GATHER
+    float lanes[LANES];
+    memcpy(lanes, &sum, sizeof sum);
+    *sink = lanes[0];
+    return stop - start;
+}
+
+static inline void load_block(const float *block)
+{
+#pragma GCC unroll 8
+    for (size_t place = 0; place < LOADS_PER_TURN; ++place) {
+        const vector value = load(block + place * LANES);
+        /* Uses the register and nothing else: the loop is loads, as in a matrix times vector product at its best. */
+        __asm__ volatile("" : : IN_VECTOR_REGISTER(value));
+    }
+}
+
+static void load_all(const float *from, size_t blocks)
+{
+    for (size_t block = 0; block < blocks; ++block)
+        load_block(from + block * LOADS_PER_TURN * LANES);
+}
+
+/* Chunks last to first, each walked forward, which is the way that prefetchers like. */
+static void load_chunks_backward(const float *data, size_t blocks, size_t chunk_blocks)
+{
+    size_t end = blocks;
+    while (end > 0) {
+        const size_t begin = (end - 1) / chunk_blocks * chunk_blocks;
+        load_all(data + begin * LOADS_PER_TURN * LANES, end - begin);
+        end = begin;
+    }
+}
+
+/* Four equal parts side by side, a block of each in turn: several streams keep more requests to memory on their way. */
+static void load_abreast(const float *data, size_t blocks)
+{
+    const size_t part = blocks / 4;
+    for (size_t block = 0; block < part; ++block)
+        for (size_t stream = 0; stream < 4; ++stream)
+            load_block(data + (stream * part + block) * LOADS_PER_TURN * LANES);
+    load_all(data + 4 * part * LOADS_PER_TURN * LANES, blocks - 4 * part);
+}
+
+/* Ways to walk the data again and again. */
+enum { WALK_ROUND = 0, WALK_PENDULUM = 1, WALK_ABREAST = 2 };
+
+/* Seconds that loading `bytes` bytes `passes` times takes, after `warm_passes` untimed ones.
+ *
+ * data is aligned to roofline_block_bytes(); bytes and chunk_bytes are positive multiples of it. A pendulum walks the
+ * chunks backward on every second pass, so that the end of the last pass is still in the nearer cache: the best way
+ * for a set that does not quite fit.
+ */
+double roofline_load_seconds(
+    const float *data, size_t bytes, size_t chunk_bytes, int walk, size_t warm_passes, size_t passes)
+{
+    const size_t blocks = bytes / (LOADS_PER_TURN * sizeof(vector));
+    const size_t chunk_blocks = chunk_bytes / (LOADS_PER_TURN * sizeof(vector));
+    double start = seconds_now();
+    for (size_t pass = 0; pass < warm_passes + passes; ++pass) {
+        if (pass == warm_passes)
+            start = seconds_now();
+        if (walk == WALK_PENDULUM && pass % 2 == 1)
+            load_chunks_backward(data, blocks, chunk_blocks);
+        else if (walk == WALK_ABREAST)
+            load_abreast(data, blocks);
+        else
+            load_all(data, blocks);
+    }
+    return seconds_now() - start;
+}
+
+/* Seconds that `turns` turns of dependent integer additions take, one addition a clock cycle on every CPU known to us.
+ *
+ * The step is a variable: some CPUs add small constants while renaming registers, in no time at all.
+ */
+double roofline_clock_seconds(size_t turns, uint64_t step, uint64_t *sink)
+{
+    uint64_t sum = 0;
+    const double start = seconds_now();
+    for (size_t turn = 0; turn < turns; ++turn) {
+#pragma GCC unroll 16
+        for (size_t addition = 0; addition < ADDITIONS_PER_TURN; ++addition) {
+            sum += step;
+            __asm__ volatile("" : "+r"(sum));
+        }
+    }
+    const double stop = seconds_now();
+    *sink = sum;
+    return stop - start;
+}

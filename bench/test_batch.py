@@ -1,0 +1,17 @@
+"""Many sequences at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .cells import Cell, Group
+from .contender import Contender
+
+GROUP: Group = "batch"
+
+
+def test_batch(
+    time_contender: Callable[[Cell, type[Contender]], None], cell: Cell, contender_kind: type[Contender]
+) -> None:
+    """Every engine gives the oracle's result and ours; then it is timed."""
+    time_contender(cell, contender_kind)
