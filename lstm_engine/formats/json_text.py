@@ -1,0 +1,87 @@
+"""JSON from strangers: bounded in size and depth, and saying one thing only."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lstm_engine.errors import FormatError, UnsafeFileError
+
+from .limits import MAX_JSON_BYTES, MAX_JSON_DEPTH
+
+__all__ = ["parse_json"]
+
+
+class _RepeatedKeyError(Exception):
+    pass
+
+
+def parse_json(text: bytes | str, subject: str) -> Any:
+    """Parse a JSON text.
+
+    Parameters
+    ----------
+    text
+        The text; bytes are UTF-8.
+    subject
+        What the text is and where it stands, for messages.
+
+    Returns
+    -------
+    Any
+        Plain values: None, bool, int, float, str, list and dict.
+
+    Raises
+    ------
+    FormatError
+        If it is not JSON.
+    UnsafeFileError
+        If it is larger or nested deeper than the caps of :mod:`lstm_engine.formats.limits`, or an object has a
+        key twice (two parsers would then read two different things).
+    """
+    if len(text) > MAX_JSON_BYTES:
+        raise UnsafeFileError(f"{subject}: expected at most {MAX_JSON_BYTES:,} bytes of JSON, found {len(text):,}")
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise UnsafeFileError(_too_deep(subject)) from None
+    except _RepeatedKeyError as error:
+        raise UnsafeFileError(
+            f"{subject}: the key {error} stands twice in one object of the JSON; expected once"
+        ) from None
+    except ValueError as error:
+        raise FormatError(f"{subject}: expected JSON, found a damaged or truncated text ({error})") from None
+    if _deeper_than(value, MAX_JSON_DEPTH):
+        raise UnsafeFileError(_too_deep(subject))
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _RepeatedKeyError(ascii(key[:100]))
+            seen.add(key)
+    return result
+
+
+def _deeper_than(value: Any, depth: int) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(depth):
+        if not level:
+            return False
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
+
+
+def _too_deep(subject: str) -> str:
+    return f"{subject}: expected JSON nested at most {MAX_JSON_DEPTH} deep, found more"

@@ -1,0 +1,389 @@
+"""The architecture of a Keras model: its configuration as JSON to layers, calls, inputs and outputs.
+
+Sequential and Functional models of Keras 2 and 3 become the same graph. A class is looked up in the list of what is
+read here and nowhere else: nothing that a configuration names is imported, and no value in it is evaluated.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Final
+
+from lstm_engine.description import Call, TensorRef
+
+from .keras_calls import flat_tensors, parse_calls
+from .keras_layers import LAYERS, MERGES, MODELS, OPERATIONS, KerasLayer, KerasModel, Problems, shown
+from .limits import MAX_NAME_LENGTH
+
+__all__ = ["parse_model"]
+
+#: Packages whose classes are Keras's own.
+_PACKAGES: Final = frozenset({"keras", "tensorflow", "tf_keras"})
+
+#: Wrapped layers that a wrapper's configuration holds, by the role that they play.
+_WRAPPED: Final[dict[str, dict[str, str]]] = {
+    "Bidirectional": {"layer": "forward_layer", "backward_layer": "backward_layer"},
+    "TimeDistributed": {"layer": "layer"},
+}
+
+#: Classes that say which dtypes a layer uses; any other one asks for quantized arithmetic.
+_DTYPE_POLICIES: Final = frozenset({"DTypePolicy", "FloatDTypePolicy", "Policy", "PolicyV1"})
+
+
+def parse_model(tree: Any, subject: str) -> KerasModel:
+    """Read the configuration of a model.
+
+    Parameters
+    ----------
+    tree
+        The parsed JSON: ``config.json`` of a ``.keras`` archive, or ``model_config`` of a legacy file.
+    subject
+        What it was read from, for messages.
+
+    Returns
+    -------
+    KerasModel
+        The model without its weights; its graph is whole and free of loops.
+
+    Raises
+    ------
+    UnsafeFileError
+        If it holds code: Lambda layers, serialised functions. All of them are named.
+    UnsupportedModelError
+        If it is neither Sequential nor Functional, or has layers that are not read; all of them are named.
+    FormatError
+        If its parts do not fit together.
+    """
+    problems = Problems(subject)
+    if not isinstance(tree, dict) or not isinstance(tree.get("class_name"), str):
+        problems.damaged.append(f"expected the configuration of a Keras model, found {shown(tree)}")
+        problems.raise_if_any()
+    kind, config = tree["class_name"], tree.get("config")
+    if _holds_code(tree):
+        problems.unsafe.append(_code_problem("the model"))
+    elif kind not in MODELS or not _is_keras(tree, "models", "engine"):
+        problems.unsupported.append(
+            f"the model is of the class {shown(kind)}{_origin(tree)}; expected a Sequential or Functional model: "
+            "rebuild it as one of these and save it again"
+        )
+    elif kind == "Sequential":
+        return _sequential(config, tree, problems)
+    elif isinstance(config, dict):
+        return _functional(config, problems)
+    else:
+        problems.damaged.append(f"expected the model's config to be an object, found {shown(config)}")
+    problems.raise_if_any()
+    raise AssertionError("unreachable: a problem was noted")
+
+
+# --- Models -----------------------------------------------------------------------------------------------------------
+
+
+def _sequential(config: Any, tree: dict[str, Any], problems: Problems) -> KerasModel:
+    # Before 2.2.3, Keras wrote the layers alone.
+    settings = config if isinstance(config, dict) else {"layers": config}
+    layers = _layers(settings.get("layers"), problems)
+    problems.raise_if_any()
+    if layers and layers[0].class_name != "InputLayer":
+        layers.insert(0, _input_before(layers[0], settings, tree, problems))
+    if len(layers) < 2:
+        problems.damaged.append(f"expected an input and at least one layer, found {len(layers)} in all")
+    problems.raise_if_any()
+    tensors: tuple[TensorRef, ...] = (TensorRef(layers[0].name),)
+    for layer in layers[1:]:
+        if layer.class_name == "InputLayer":
+            problems.damaged.append(f"layer {shown(layer.name)}: expected one input, found a second InputLayer")
+        elif len(tensors) > 1 and layer.class_name not in MERGES:
+            problems.unsupported.append(
+                f"layer {shown(layer.name)} ({layer.class_name}) follows one of {len(tensors)} outputs; expected one"
+            )
+        layer.calls.append(Call(tensors))
+        tensors = tuple(TensorRef(layer.name, 0, output) for output in range(layer.output_count))
+    problems.raise_if_any()
+    return KerasModel(_model_name(settings, "sequential"), layers, (TensorRef(layers[0].name),), tensors)
+
+
+def _input_before(first: KerasLayer, settings: dict[str, Any], tree: dict[str, Any], problems: Problems) -> KerasLayer:
+    """Return the input layer that a Sequential model has without saying so."""
+    build = tree.get("build_config")
+    candidates = (
+        first.config.get("batch_input_shape"),
+        first.config.get("batch_shape"),
+        settings.get("build_input_shape"),
+        build.get("input_shape") if isinstance(build, dict) else None,
+    )
+    shape = next((candidate for candidate in candidates if candidate is not None), None)
+    if not isinstance(shape, list):
+        problems.damaged.append(
+            f"expected an input shape before layer {shown(first.name)}, found none: the model was saved before it was "
+            "built; call it on data once and save it again"
+        )
+    dtype = first.config.get("dtype")
+    name = f"{first.name}_input"
+    config = {"name": name, "batch_shape": shape, "dtype": dtype if isinstance(dtype, str) else "float32"}
+    return KerasLayer(name, "InputLayer", config)
+
+
+def _functional(config: dict[str, Any], problems: Problems) -> KerasModel:
+    entries = config.get("layers")
+    layers = _layers(entries, problems)
+    problems.raise_if_any()
+    for layer, entry in zip(layers, entries or (), strict=True):
+        if layer.class_name != "InputLayer":
+            parse_calls(layer, entry.get("inbound_nodes"), problems)
+    ends: list[tuple[TensorRef, ...]] = []
+    for key in ("input_layers", "output_layers"):
+        try:
+            ends.append(tuple(flat_tensors(config.get(key))))
+        except ValueError as error:
+            problems.damaged.append(f"{key}: {error}")
+    problems.raise_if_any()
+    model = KerasModel(_model_name(config, "model"), layers, ends[0], ends[1])
+    _check_graph(model, problems)
+    problems.raise_if_any()
+    return model
+
+
+def _model_name(config: dict[str, Any], default: str) -> str:
+    name = config.get("name")
+    return name if isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH else default
+
+
+# --- Layers -----------------------------------------------------------------------------------------------------------
+
+
+def _layers(entries: Any, problems: Problems) -> list[KerasLayer]:
+    if not isinstance(entries, list):
+        problems.damaged.append(f"expected a list of layers, found {shown(entries)}")
+        return []
+    layers = [layer for entry in entries if (layer := _layer(entry, problems)) is not None]
+    if problems.unsupported:
+        problems.unsupported[-1] += f". Supported are: {', '.join(sorted(LAYERS))}"
+    for name, count in Counter(layer.name for layer in layers).items():
+        if count > 1:
+            problems.damaged.append(f"expected one layer of the name {shown(name)}, found {count}")
+    return layers
+
+
+def _layer(entry: Any, problems: Problems, wrapper: str = "") -> KerasLayer | None:
+    """Read one layer; what is wrong with it is noted, and the layer then left out."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("class_name"), str):
+        problems.damaged.append(f"expected a layer with a class_name{wrapper}, found {shown(entry)}")
+        return None
+    kind, config = entry["class_name"], entry.get("config")
+    if not isinstance(config, dict):
+        problems.damaged.append(f"expected a config of the {shown(kind)} layer{wrapper}, found {shown(config)}")
+        return None
+    name = entry.get("name", config.get("name"))
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH or config.get("name", name) != name:
+        problems.damaged.append(f"expected one name of the {shown(kind)} layer{wrapper}, found {shown(name)}")
+        return None
+    where = f"layer {shown(name)}{wrapper}"
+    operation = _is_operation(entry, config)
+    if kind == "Lambda" or _holds_code(entry):
+        problems.unsafe.append(_code_problem(where))
+    elif kind in MODELS and _is_keras(entry, "models", "engine"):
+        problems.unsupported.append(
+            f"{where} is a whole {kind} model; models inside of models are not supported: call its layers directly"
+        )
+    elif operation and (kind not in OPERATIONS or wrapper):
+        problems.unsupported.append(
+            f"{where} is the operation {shown(kind)} of keras.ops, which is not supported: use a layer in its place"
+        )
+    elif not operation and (kind not in LAYERS or not _is_keras(entry, "layers") or (wrapper and kind == "InputLayer")):
+        problems.unsupported.append(f"{where} is of the class {shown(kind)}{_origin(entry)}, which is not supported")
+    elif not _is_plain_policy(config.get("dtype")):
+        problems.unsupported.append(f"{where} ({kind}) is quantized; expected a dtype policy of floating point")
+    else:
+        layer = KerasLayer(name, kind, config, operation, _features(entry.get("build_config")))
+        return layer if _add_wrapped(layer, problems) else None
+    return None
+
+
+def _add_wrapped(layer: KerasLayer, problems: Problems) -> bool:
+    """Read the layers that a wrapper holds; return whether they are there."""
+    for key, role in _WRAPPED.get(layer.class_name, {}).items():
+        entry = layer.config.get(key)
+        if key == "backward_layer" and entry is None:
+            # Keras then makes the backward layer from the forward one.
+            forward = layer.inner["forward_layer"]
+            config = dict(forward.config, go_backwards=not forward.config.get("go_backwards", False))
+            layer.inner[role] = KerasLayer(f"backward_{forward.name}", forward.class_name, config)
+            continue
+        wrapped = _layer(entry, problems, f" in {layer.class_name} {shown(layer.name)}")
+        if wrapped is None:
+            return False
+        if layer.class_name == "Bidirectional" and wrapped.class_name != "LSTM":
+            problems.unsupported.append(
+                f"layer {shown(layer.name)} is a Bidirectional around a {wrapped.class_name}; expected an LSTM"
+            )
+            return False
+        layer.inner[role] = wrapped
+    return True
+
+
+def _is_keras(entry: dict[str, Any], *kinds: str) -> bool:
+    """Return whether a class is Keras's own and of the kind that it is needed as, not a custom one of the same name.
+
+    Keras 2 names no module in its legacy files; a custom class is then known by its name alone.
+    """
+    if entry.get("registered_name") not in (None, entry["class_name"]):
+        return False
+    if "module" not in entry:
+        return True
+    module = entry["module"]
+    if not isinstance(module, str):
+        return False
+    parts = module.split(".")
+    return parts[0] in _PACKAGES and (len(parts) == 1 or any(kind in parts for kind in kinds))
+
+
+def _is_operation(entry: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Return whether a node of the graph is an operation of ``keras.ops``, some of which share a layer's name."""
+    if "module" in entry:
+        return _is_keras(entry, "ops") and not _is_keras(entry, "layers")
+    # A legacy file names no modules. Every layer but InputLayer has the key "trainable" there, and no operation has.
+    return entry["class_name"] != "InputLayer" and "trainable" not in config
+
+
+def _is_plain_policy(dtype: Any) -> bool:
+    if isinstance(dtype, dict):
+        return dtype.get("class_name") in _DTYPE_POLICIES
+    return dtype is None or (isinstance(dtype, str) and "_from_" not in dtype)
+
+
+def _features(build: Any) -> int | None:
+    """Return the size of the last axis of the (first) input that a layer was built for, where ``build_config`` says."""
+    if not isinstance(build, dict):
+        return None
+    shape = build.get("input_shape")
+    shapes = build.get("shapes_dict")
+    if shape is None and isinstance(shapes, dict):
+        shape = shapes.get("sequences_shape", shapes.get("inputs_shape"))
+    while isinstance(shape, list) and shape and isinstance(shape[0], list):
+        shape = shape[0]
+    last = shape[-1] if isinstance(shape, list) and shape else None
+    return last if isinstance(last, int) and not isinstance(last, bool) else None
+
+
+def _origin(entry: dict[str, Any]) -> str:
+    """Return where a class says that it comes from."""
+    module, registered = entry.get("module"), entry.get("registered_name")
+    if isinstance(registered, str) and registered != entry["class_name"]:
+        return f" (a custom object, registered as {shown(registered)})"
+    return f" (module {shown(module)})" if "module" in entry else ""
+
+
+def _holds_code(entry: dict[str, Any]) -> bool:
+    """Return whether a layer's own settings, but not the layers that it holds, hold a serialised function."""
+    config = entry.get("config")
+    pending: list[Any] = []
+    if isinstance(config, dict):
+        pending = [value for key, value in config.items() if key not in ("layers", "layer", "backward_layer")]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            if value.get("class_name") == "__lambda__":
+                return True
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+    return False
+
+
+def _code_problem(where: str) -> str:
+    return (
+        f"{where} holds Python code (Lambda), which is never run; "
+        "expected layers without code: use a built-in layer in its place"
+    )
+
+
+# --- The graph --------------------------------------------------------------------------------------------------------
+
+
+def _check_graph(model: KerasModel, problems: Problems) -> None:
+    """Note references to what does not exist, loops, and operations used for anything but masks."""
+    layers = {layer.name: layer for layer in model.layers}
+    _check_ends(model, layers, problems)
+    operations = {layer.name for layer in model.layers if layer.operation}
+    needs: dict[tuple[str, int], set[tuple[str, int]]] = {}
+    for layer in model.layers:
+        if not layer.calls and layer.class_name != "InputLayer":
+            problems.damaged.append(f"layer {shown(layer.name)}: expected at least one call, found none")
+        for number, call in enumerate(layer.calls):
+            user = f"layer {shown(layer.name)}, call {number}"
+            tensors = [*call.inputs, *(tensor for group in call.keywords.values() for tensor in group)]
+            for tensor in tensors:
+                _check_tensor(tensor, layers, user, problems)
+            # An operation drops the masks of its inputs, which a layer of the same name would pass on.
+            outside = [tensor.layer for tensor in call.inputs if (tensor.layer in operations) != layer.operation]
+            if (outside and not layer.operation) or (outside and layer.class_name == "Concatenate"):
+                problems.unsupported.append(
+                    f"{user}: operations of keras.ops are supported where they compute masks, not between "
+                    f"{shown(outside[0])} and {shown(layer.name)}: use a layer in place of the operation"
+                )
+            needs[layer.name, number] = {
+                (tensor.layer, tensor.call)
+                for tensor in tensors
+                if tensor.layer in layers and layers[tensor.layer].class_name != "InputLayer"
+            }
+    problems.unsupported.extend(
+        f"the model's output {shown(tensor.layer)} is an operation of keras.ops; expected the output of a layer"
+        for tensor in model.outputs
+        if tensor.layer in operations
+    )
+    if not problems:
+        _check_loops(needs, problems)
+
+
+def _check_ends(model: KerasModel, layers: dict[str, KerasLayer], problems: Problems) -> None:
+    for end, tensors in (("inputs", model.inputs), ("outputs", model.outputs)):
+        if not tensors:
+            problems.damaged.append(f"expected at least one tensor among the model's {end}, found none")
+        for tensor in tensors:
+            _check_tensor(tensor, layers, f"the model's {end}", problems)
+    for name, count in Counter(tensor.layer for tensor in model.inputs).items():
+        if name in layers and layers[name].class_name != "InputLayer":
+            problems.damaged.append(f"expected {shown(name)}, an input of the model, to be an InputLayer")
+        if count > 1:
+            problems.damaged.append(f"expected {shown(name)} once among the model's inputs, found it {count} times")
+    given = {tensor.layer for tensor in model.inputs}
+    problems.damaged.extend(
+        f"expected {shown(name)}, an InputLayer, among the model's inputs"
+        for name, layer in layers.items()
+        if layer.class_name == "InputLayer" and name not in given
+    )
+
+
+def _check_tensor(tensor: TensorRef, layers: dict[str, KerasLayer], user: str, problems: Problems) -> None:
+    layer = layers.get(tensor.layer)
+    if layer is None:
+        problems.damaged.append(f"{user}: expected a layer {shown(tensor.layer)}, found none")
+        return
+    calls = 1 if layer.class_name == "InputLayer" else len(layer.calls)
+    if not 0 <= tensor.call < calls or not 0 <= tensor.output < layer.output_count:
+        problems.damaged.append(
+            f"{user}: expected one of {calls} calls and {layer.output_count} outputs of layer {shown(tensor.layer)}, "
+            f"found call {tensor.call}, output {tensor.output}"
+        )
+
+
+def _check_loops(needs: dict[tuple[str, int], set[tuple[str, int]]], problems: Problems) -> None:
+    """Note the calls that can never be made because each waits for another of them."""
+    users: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for call, sources in needs.items():
+        for source in sources:
+            users.setdefault(source, []).append(call)
+    open_needs = {call: len(sources) for call, sources in needs.items()}
+    ready = [call for call, count in open_needs.items() if count == 0]
+    while ready:
+        done = ready.pop()
+        del open_needs[done]
+        for call in users.get(done, ()):
+            open_needs[call] -= 1
+            if open_needs[call] == 0:
+                ready.append(call)
+    if open_needs:
+        names = sorted({name for name, _ in open_needs})
+        listed = ", ".join(shown(name) for name in names[:20])
+        problems.damaged.append(f"expected a graph without loops, found {len(names)} layers that wait in one: {listed}")

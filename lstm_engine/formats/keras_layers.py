@@ -1,0 +1,201 @@
+"""What the readers of Keras files share: the layers they know, and a layer while it is being read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from lstm_engine.description import Call, LayerDescription, ModelDescription, TensorRef
+from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelError, raise_together
+
+__all__ = [
+    "LAYERS",
+    "MERGES",
+    "MODELS",
+    "OPERATIONS",
+    "KerasLayer",
+    "KerasModel",
+    "Problems",
+    "shown",
+]
+
+#: Layers that merge a list of tensors.
+MERGES: Final = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"})
+
+#: Every layer class that is read; a file's other classes are refused by name.
+LAYERS: Final = MERGES | {
+    "Activation",
+    "ActivityRegularization",
+    "AlphaDropout",
+    "BatchNormalization",
+    "Bidirectional",
+    "Dense",
+    "Dropout",
+    "ELU",
+    "Embedding",
+    "Flatten",
+    "GaussianDropout",
+    "GaussianNoise",
+    "GlobalAveragePooling1D",
+    "GlobalMaxPooling1D",
+    "InputLayer",
+    "LSTM",
+    "LayerNormalization",
+    "LeakyReLU",
+    "Masking",
+    "Permute",
+    "ReLU",
+    "RepeatVector",
+    "Reshape",
+    "Softmax",
+    "SpatialDropout1D",
+    "TimeDistributed",
+}
+
+#: Model classes; ``Model`` is what Keras 2 wrote for ``Functional`` before TensorFlow 2.3.
+MODELS: Final = frozenset({"Functional", "Model", "Sequential"})
+
+#: Operations, with the names of their arguments. When a Functional model is built, Keras 3 records the operations that
+#: compute the masks of Embedding, Masking and the merging layers as nodes of the graph, between the layers.
+OPERATIONS: Final[dict[str, tuple[str, ...]]] = {
+    "All": ("x",),
+    "Any": ("x",),
+    "Concatenate": ("xs",),
+    "ExpandDims": ("x",),
+    "LogicalAnd": ("x1", "x2"),
+    "LogicalOr": ("x1", "x2"),
+    "NotEqual": ("x1", "x2"),
+    "OnesLike": ("x",),
+    "ZerosLike": ("x",),
+}
+
+
+@dataclass(slots=True, eq=False)
+class KerasLayer:
+    """One layer while it is being read.
+
+    Parameters
+    ----------
+    name, class_name, config
+        As in the file.
+    operation
+        Whether it is an operation of ``keras.ops`` rather than a layer: it has no weights and no place in the
+        model's list of layers.
+    features
+        Size of the last axis of the input, where the file says so.
+    inner
+        Wrapped layers by role.
+    calls
+        Uses in the graph.
+    weights
+        Arrays by name, filled by the reader of the weights.
+    """
+
+    name: str
+    class_name: str
+    config: dict[str, Any]
+    operation: bool = False
+    features: int | None = None
+    inner: dict[str, KerasLayer] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    weights: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def output_count(self) -> int:
+        """Number of tensors that one call returns."""
+        if self.class_name == "LSTM":
+            return 3 if self.config.get("return_state") else 1
+        if self.class_name == "Bidirectional":
+            states = 2 * (self.inner["forward_layer"].output_count - 1)
+            return (2 if self.config.get("merge_mode", "concat") is None else 1) + states
+        return 1
+
+    def walk(self) -> Iterator[KerasLayer]:
+        """Iterate over the layer and all that it wraps, in the order of their weights."""
+        yield self
+        for wrapped in self.inner.values():
+            yield from wrapped.walk()
+
+    def description(self) -> LayerDescription:
+        """Return the finished layer."""
+        return LayerDescription(
+            name=self.name,
+            class_name=self.class_name,
+            config=self.config,
+            weights=self.weights,
+            inner={role: wrapped.description() for role, wrapped in self.inner.items()},
+            calls=tuple(self.calls),
+        )
+
+
+@dataclass(slots=True, eq=False)
+class KerasModel:
+    """A model while it is being read: its graph is checked, its weights are still to come."""
+
+    name: str
+    layers: list[KerasLayer]
+    inputs: tuple[TensorRef, ...]
+    outputs: tuple[TensorRef, ...]
+
+    def description(self, source: str, format: str, version: str) -> ModelDescription:
+        """Return the finished model.
+
+        Parameters
+        ----------
+        source, format, version
+            As the fields of :class:`~lstm_engine.description.ModelDescription`.
+        """
+        return ModelDescription(
+            source=source,
+            format=format,
+            framework="keras",
+            version=version,
+            name=self.name,
+            layers=tuple(layer.description() for layer in self.layers),
+            inputs=self.inputs,
+            outputs=self.outputs,
+            input_names=tuple(tensor.layer for tensor in self.inputs),
+            output_names=tuple(tensor.layer for tensor in self.outputs),
+        )
+
+
+class Problems:
+    """What is wrong with a file, gathered so that it can be told all at once.
+
+    Parameters
+    ----------
+    subject
+        What is being read, for messages.
+    """
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.unsafe: list[str] = []
+        self.unsupported: list[str] = []
+        self.damaged: list[str] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.unsafe or self.unsupported or self.damaged)
+
+    def raise_if_any(self) -> None:
+        """Raise what was found, the gravest kind first.
+
+        Raises
+        ------
+        UnsafeFileError, UnsupportedModelError, FormatError
+            With all problems of that kind.
+        """
+        raise_together(UnsafeFileError, self.subject, self.unsafe)
+        raise_together(UnsupportedModelError, self.subject, self.unsupported)
+        raise_together(FormatError, self.subject, self.damaged)
+
+
+def shown(value: Any) -> str:
+    """Return ``value`` as a message shows it: quoted, printable and short."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 100 else value[:97] + "...")
+    text = repr(value) if isinstance(value, int | float | None) else type(value).__name__
+    return text if len(text) <= 100 else text[:97] + "..."
