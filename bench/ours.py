@@ -17,7 +17,7 @@ __all__ = ["CONTENDERS", "Blas", "Fused"]
 
 class _Ours(Contender):
     backend: ClassVar[str]
-    variant = "step(x, out=o), lstm(x, out=o)"
+    variant = "Stream.step, LSTM"
 
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)

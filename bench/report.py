@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import lstm_engine
+
 from .cells import GROUPS, Cell
 from .roofline import Roofline, cache_bytes
 from .timing import Timing
@@ -109,7 +111,8 @@ def machine_facts(roofline: Roofline) -> dict[str, Any]:
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("lstm_engine", "numpy", "scipy", "onnxruntime", "onnx", "torch")},
+            "lstm_engine": lstm_engine.__version__,
+            **{name: _version(name) for name in ("numpy", "scipy", "onnxruntime", "onnx", "torch")},
         },
     }
 

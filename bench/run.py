@@ -104,10 +104,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        import lstm_engine as le
-
-        le.LSTM  # noqa: B018 - a tree that is not built imports as an empty namespace
-    except (ImportError, AttributeError) as error:
+        from lstm_engine import LstmEngineError
+        from lstm_engine._core import Kernels
+    except ImportError as error:
         print(f"bench: lstm_engine cannot be imported ({error}); build it first: pip install -e .", file=sys.stderr)
         return 2
     from .cells import select
@@ -120,8 +119,9 @@ def _run(options: argparse.Namespace) -> int:
         chosen = list(ENGINES) if options.peers is None else [name for name in options.peers.split(",") if name]
         if unknown := sorted(set(chosen) - set(ENGINES)):
             raise ValueError(f"peers: {', '.join(unknown)} unknown; expected some of {', '.join(ENGINES)}")
-        roofline = Roofline(options.isa)
-    except (ValueError, RooflineError) as error:
+        # The limits are those of the instructions that ours are made of, also where the environment chose them.
+        roofline = Roofline(Kernels.select().name)
+    except (ValueError, LstmEngineError, RooflineError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
 
