@@ -47,18 +47,36 @@ static void fill_skipped(const cell_run *r, size_t row, float *slot) {
     }
 }
 
-/* bias + x @ W for every row and step of a chunk. */
-static void project_chunk(const cell_run *r, size_t first_step, size_t last_step) {
-    const size_t width = 4 * r->cell->padded_hidden;
-    size_t count = 0;
-    for (size_t step = first_step; step < last_step; step++) {
-        for (size_t row = 0; row < r->rows; row++) {
-            size_t time;
-            le_step_time(r->run, r->first_row + row, step, r->backward, &time);
-            r->space->x_rows[count++] = r->input + le_view_at(&r->input_view, row, time, step - first_step);
+/* Input of the row at a step. */
+static const float *input_at(const cell_run *r, size_t row, size_t step, size_t first_step) {
+    size_t time;
+    le_step_time(r->run, r->first_row + row, step, r->backward, &time);
+    return r->input + le_view_at(&r->input_view, row, time, step - first_step);
+}
+
+/* bias + x @ W of the one row for the first LE_AHEAD_ROWS steps of a chunk: nothing runs yet to do it beside. */
+static void project_first(const cell_run *r, size_t first_step, size_t last_step) {
+    const size_t count = le_min_size(LE_AHEAD_ROWS, last_step - first_step);
+    for (size_t step = 0; step < count; step++) {
+        r->space->x_rows[step] = input_at(r, 0, first_step + step, first_step);
+    }
+    r->lstm->kernels->cell_project(r->cell, count, r->space->x_rows, r->space->projected[0],
+                                   4 * r->cell->padded_hidden);
+}
+
+/* Set up the projection of the steps from `step` on. */
+static void project_ahead(const cell_run *r, size_t step, size_t last_step, size_t first_step, le_ahead *ahead) {
+    const size_t inputs = r->cell->input_size;
+    float *x = r->space->ahead_x;
+    const size_t count = step < last_step ? le_min_size(LE_AHEAD_ROWS, last_step - step) : 0;
+    for (size_t row = 0; row < LE_AHEAD_ROWS; row++) {
+        const float *source = row < count ? input_at(r, 0, step + row, first_step) : NULL;
+        for (size_t feature = 0; feature < inputs; feature++) {
+            x[feature * LE_AHEAD_ROWS + row] = source == NULL ? 0.0f : source[feature];
         }
     }
-    r->lstm->kernels->cell_project(r->cell, count, r->space->x_rows, r->space->projected, width);
+    const size_t turn = (step - first_step) / LE_AHEAD_ROWS & 1;
+    *ahead = (le_ahead){x, r->space->projected[turn], count == 0 ? 4 * r->cell->blocks : 0, 0};
 }
 
 /* Steps [first_step, last_step) of the direction's own count. */
@@ -67,11 +85,19 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
     le_fused_space *space = r->space;
     le_cell_state *state = r->state;
     const size_t padded_output = le_round_up(cell->output_size, r->lstm->kernels->lanes);
+    le_ahead ahead = {0};
     if (r->plan->project) {
-        project_chunk(r, first_step, last_step);
+        project_first(r, first_step, last_step);
     }
     for (size_t step = first_step; step < last_step; step++) {
         size_t active = 0;
+        const size_t turn = (step - first_step) % LE_AHEAD_ROWS;
+        if (r->plan->project && turn == 0) {
+            if (step != first_step) {
+                r->lstm->kernels->cell_finish_ahead(cell, &ahead);
+            }
+            project_ahead(r, step + LE_AHEAD_ROWS, last_step, first_step, &ahead);
+        }
         for (size_t row = 0; row < r->rows; row++) {
             size_t time;
             const int is_active = le_step_time(r->run, r->first_row + row, step, r->backward, &time);
@@ -87,8 +113,8 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
                 slot = state->current[row] == even ? state->h[1] + row * padded_output : even;
             }
             if (r->plan->project) {
-                space->init_rows[active] =
-                    space->projected + ((step - first_step) * r->rows + row) * 4 * cell->padded_hidden;
+                space->init_rows[active] = space->projected[(step - first_step) / LE_AHEAD_ROWS & 1] +
+                                           turn * 4 * cell->padded_hidden;
             } else {
                 space->x_rows[active] = r->input + le_view_at(&r->input_view, row, time, step - first_step);
             }
@@ -111,7 +137,11 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
             .h_next = cell->projection == NULL ? space->h_next_rows : space->hidden_rows,
             .backward = step & 1,
         };
-        r->lstm->kernels->cell_step(cell, &rows);
+        if (r->plan->project) {
+            r->lstm->kernels->cell_step_ahead(cell, &rows, &ahead);
+        } else {
+            r->lstm->kernels->cell_step(cell, &rows);
+        }
         if (cell->projection != NULL) {
             r->lstm->kernels->linear(cell->projection, active, (const float *const *)space->hidden_rows,
                                      space->h_next_rows);

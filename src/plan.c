@@ -6,17 +6,18 @@
  * magnitude longer than that even from the last-level cache, while the group's states still fit a core's own. */
 enum { GROUP_ROWS = 64 };
 
-/* Bytes of projected inputs held at once: a part of a 512 KB to 1 MB second-level cache. */
+/* Bytes of projected inputs that the blas backend holds at once: a part of a 512 KB to 1 MB second-level cache. */
 enum { PROJECTED_BYTES = 256 * 1024, PROJECTED_STEPS_LEAST = 16, PROJECTED_STEPS_MOST = 512 };
 
 /* Bytes between two layers of a stack that runs chunk by chunk. */
-enum { BETWEEN_BYTES = 128 * 1024, BETWEEN_STEPS_MOST = 64 };
+enum { BETWEEN_BYTES = 128 * 1024, BETWEEN_STEPS_LEAST = 1, BETWEEN_STEPS_MOST = 128 };
 
 /* Bytes that the outputs between two bidirectional layers, which need the whole sequence, should not pass. */
 enum { BETWEEN_WHOLE_BYTES = 64 * 1024 * 1024 };
 
 /* Inputs are projected ahead for as few rows as this: one row reads every weight for a single multiply-add, so
- * taking W for several steps at once saves most of its traffic; several rows share each read already. */
+ * taking W for several steps at once saves most of its traffic; several rows share each read already. The kernels
+ * that project beside the recurrence take one row. */
 enum { PROJECT_ROWS = 1 };
 
 static size_t clamp(size_t value, size_t least, size_t most) {
@@ -33,11 +34,11 @@ le_plan le_plan_run(const le_lstm *lstm, const le_run *run) {
         plan.rows = clamp(row_steps / le_max_size(run->time, 1), 1, plan.rows);
     }
     plan.project = plan.rows <= PROJECT_ROWS && run->time > 1 && lstm->input_size != 0;
-    if (plan.project || lstm->backend == LE_BLAS) {
+    if (lstm->backend == LE_BLAS) {
         const size_t gate_bytes = 4 * lstm->hidden_size * le_dtype_bytes(lstm->dtype) * plan.rows;
         plan.chunk = clamp(PROJECTED_BYTES / gate_bytes, PROJECTED_STEPS_LEAST, PROJECTED_STEPS_MOST);
     } else if (lstm->layers > 1 && lstm->directions == 1) {
-        plan.chunk = clamp(BETWEEN_BYTES / (step_bytes * plan.rows), 1, BETWEEN_STEPS_MOST);
+        plan.chunk = clamp(BETWEEN_BYTES / (step_bytes * plan.rows), BETWEEN_STEPS_LEAST, BETWEEN_STEPS_MOST);
     } else {
         plan.chunk = run->time;
     }
@@ -97,8 +98,12 @@ le_status le_fused_workspace(const le_lstm *lstm, const le_run *run, const le_pl
     space->between[0] = le_arena_take(&arena, between, sizeof(float));
     space->between[1] = le_arena_take(&arena, lstm->layers > 2 || lstm->directions == 2 ? between : 0, sizeof(float));
     space->hidden = le_arena_take(&arena, rows * padded_hidden, sizeof(float));
-    space->projected = le_arena_take(&arena, plan->project ? plan->chunk * rows * 4 * padded_hidden : 0, sizeof(float));
-    space->x_rows = le_arena_take(&arena, plan->project ? plan->chunk * rows : rows, sizeof *space->x_rows);
+    const size_t inputs = le_max_size(lstm->input_size, lstm->directions * lstm->output_size);
+    const size_t ahead = plan->project ? LE_AHEAD_ROWS : 0;
+    space->projected[0] = le_arena_take(&arena, ahead * 4 * padded_hidden, sizeof(float));
+    space->projected[1] = le_arena_take(&arena, ahead * 4 * padded_hidden, sizeof(float));
+    space->ahead_x = le_arena_take(&arena, ahead * inputs, sizeof(float));
+    space->x_rows = le_arena_take(&arena, le_max_size(rows, LE_AHEAD_ROWS), sizeof *space->x_rows);
     space->h_rows = le_arena_take(&arena, rows, sizeof *space->h_rows);
     space->init_rows = le_arena_take(&arena, rows, sizeof *space->init_rows);
     space->c_rows = le_arena_take(&arena, rows, sizeof *space->c_rows);

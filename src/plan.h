@@ -11,8 +11,8 @@
 
 typedef struct le_plan {
     size_t rows;  /* rows that run through the whole sequence together */
-    size_t chunk; /* time steps that one layer takes before the next layer does (or before the next projection) */
-    int project;  /* whether x @ W is computed for a whole chunk before the recurrence */
+    size_t chunk; /* time steps that one layer takes before the next layer does */
+    int project;  /* whether x @ W is computed for LE_AHEAD_ROWS steps at once, ahead of the recurrence */
 } le_plan;
 
 le_plan le_plan_run(const le_lstm *lstm, const le_run *run);
@@ -30,8 +30,9 @@ typedef struct le_fused_space {
     le_cell_state *states; /* [layers][directions] */
     float *between[2];     /* output of one layer, input of the next, in turns */
     float *hidden;         /* [rows][padded_hidden]: before the projection */
-    float *projected;      /* [chunk][rows][4 * padded_hidden] */
-    const float **x_rows;  /* [chunk * rows] */
+    float *projected[2];   /* [LE_AHEAD_ROWS][4 * padded_hidden]: of the present steps and of the next, in turns */
+    float *ahead_x;        /* [input of a layer][LE_AHEAD_ROWS] */
+    const float **x_rows;  /* [rows], at least LE_AHEAD_ROWS */
     const float **h_rows;  /* [rows], and so the next four */
     const float **init_rows;
     float **c_rows;

@@ -71,12 +71,31 @@ typedef struct le_cell_rows {
     int backward;                  /* walk the blocks from the last to the first: the same bits, other cache lines */
 } le_cell_rows;
 
+/* Rows of a projection that runs ahead of a recurrence. */
+enum { LE_AHEAD_ROWS = 8 };
+
+/* The input projection of the next LE_AHEAD_ROWS steps of one row, done beside the recurrence of the present ones.
+ *
+ * A recurrent step of one row reads each weight for one multiply-add: memory bounds it, and the multipliers idle half
+ * of the time. A projection reads each weight for LE_AHEAD_ROWS multiply-adds: the multipliers bound it. Run in one
+ * loop, the second costs next to nothing. */
+typedef struct le_ahead {
+    const float *x;    /* [input_size][LE_AHEAD_ROWS]: the steps side by side */
+    float *out;        /* [LE_AHEAD_ROWS][4 * padded_hidden] */
+    size_t vector;     /* the first of the 4 * blocks vectors that are not projected yet; counted by the kernels, */
+    size_t k;          /* and the products that are already in its accumulators, which lie in `out` in between */
+} le_ahead;
+
 struct le_kernels {
     const char *name;
     size_t lanes;   /* V */
     int vectorised; /* 0 for the scalar reference */
     /* Gates, cell state and hidden state of one step. */
     void (*cell_step)(const le_cell *cell, const le_cell_rows *step);
+    /* The same for one row, taking as much of `ahead` along as fits. */
+    void (*cell_step_ahead)(const le_cell *cell, const le_cell_rows *step, le_ahead *ahead);
+    /* What is left of it. */
+    void (*cell_finish_ahead)(const le_cell *cell, le_ahead *ahead);
     /* projected[row] = bias + x[row] @ W, in the panel's order of units; row r at out + r * out_stride. */
     void (*cell_project)(const le_cell *cell, size_t rows, const float *const *x, float *out, size_t out_stride);
     /* y[row] = activation(bias + x[row] @ kernel). */
