@@ -47,8 +47,9 @@ _FLAGS: Final[dict[str, tuple[str, ...]]] = {
 #: One short run: long enough for the clock, short enough to fall between the host's interruptions.
 _RUN_SECONDS: Final = 3e-4
 
-#: The ways to walk a working set, as the C source numbers them: round and round, to and fro, at four places at once.
-_WALKS: Final = (0, 1, 2)
+#: Ways to walk a working set: at how many places at once, and whether to and fro instead of round and round.
+_MOST_STREAMS: Final = 8
+_WALKS: Final = ((1, False), (1, True), (_MOST_STREAMS, False), (_MOST_STREAMS, True))
 
 #: Largest piece that is walked forward even on the way back.
 _LARGEST_CHUNK: Final = 1 << 16
@@ -219,6 +220,7 @@ class Roofline:
             ctypes.c_void_p,
             ctypes.c_size_t,
             ctypes.c_size_t,
+            ctypes.c_size_t,
             ctypes.c_int,
             ctypes.c_size_t,
             ctypes.c_size_t,
@@ -230,8 +232,7 @@ class Roofline:
         self._block_bytes = int(library.roofline_block_bytes())
         self._additions_per_turn = int(library.roofline_additions_per_turn())
         self._turns = 0
-        self._passes: dict[tuple[int, int], int] = {}
-        self._walk: dict[int, int] = {}
+        self._passes: dict[tuple[int, tuple[int, bool]], int] = {}
         self._peak: float | None = None
         self._bandwidth: dict[int, float] = {}
         self._memory: mmap.mmap | None = None
@@ -279,44 +280,41 @@ class Roofline:
         self._address, self._room = view.ctypes.data, size
 
     def _round(self, working_set: int) -> int:
-        return max(1, -(-working_set // self._block_bytes)) * self._block_bytes
+        unit = self._block_bytes * _MOST_STREAMS
+        return max(1, -(-working_set // unit)) * unit
 
-    def _load(self, size: int, walk: int, warm_passes: int, passes: int) -> float:
+    def _load(self, size: int, walk: tuple[int, bool], warm_passes: int, passes: int) -> float:
         # Fine chunks for a small set, where a part of it is in the first level; coarse ones for the prefetchers' sake.
-        chunk = min(_LARGEST_CHUNK, self._round(size // 64))
-        return float(self._library.roofline_load_seconds(self._address, size, chunk, walk, warm_passes, passes))
+        chunk = max(1, min(_LARGEST_CHUNK, size // 64) // self._block_bytes) * self._block_bytes
+        streams, pendulum = walk
+        return float(
+            self._library.roofline_load_seconds(self._address, size, chunk, streams, pendulum, warm_passes, passes)
+        )
 
-    def _sample_load(self, size: int, walk: int) -> float:
+    def _sample_load(self, size: int, walk: tuple[int, bool]) -> float:
         passes = self._passes.get((size, walk))
         if passes is None:
             # Even, so that a pendulum swings to both sides.
             passes = 2 * _sized(lambda swings: self._load(size, walk, 2, 2 * swings), start=1)
             self._passes[size, walk] = passes
         # Others ran before us. The third level takes several passes until it holds what it can hold.
-        warm_passes = 2 * max(1, min(4, int(_WARM_BYTES / size)))
+        warm_passes = 2 * max(1, min(4, _WARM_BYTES // size))
         return size * passes / self._load(size, walk, warm_passes, passes)
 
     def sample_bandwidth(self, working_set: int) -> float:
-        """Return the load rate of one short run over ``working_set`` bytes that are read again and again, bytes/s.
+        """Return the load rate over ``working_set`` bytes that are read again and again, bytes/s.
 
-        Walked in the fastest of several ways, which is found out at the first call: round and round, to and fro, or
-        at four places at once.
+        The best of short runs, one for each way to walk the set: what is best depends on how much of it a level holds.
         """
         size = self._round(working_set)
         self._reserve(size)
-        if size not in self._walk:
-            rates: dict[int, list[float]] = {walk: [] for walk in _WALKS}
-            for _ in range(5):
-                for walk in _WALKS:
-                    rates[walk].append(self._sample_load(size, walk))
-            self._walk[size] = max(_WALKS, key=lambda walk: statistics.median(rates[walk]))
-        return self._sample_load(size, self._walk[size])
+        return max(self._sample_load(size, walk) for walk in _WALKS)
 
     def bandwidth(self, working_set: int) -> float:
-        """Return the load rate over ``working_set`` bytes, bytes/s: the median of short runs, measured once."""
+        """Return the load rate over ``working_set`` bytes, bytes/s: the median of samples, measured once."""
         size = self._round(working_set)
         if size not in self._bandwidth:
-            self._bandwidth[size] = statistics.median(self.sample_bandwidth(size) for _ in range(7))
+            self._bandwidth[size] = statistics.median(self.sample_bandwidth(size) for _ in range(5))
         return self._bandwidth[size]
 
     def curve(self) -> dict[str, tuple[int, float]]:

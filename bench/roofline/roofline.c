@@ -140,57 +140,45 @@ static inline void load_block(const float *block)
     }
 }
 
-static void load_all(const float *from, size_t blocks)
+/* Blocks begin to end of each of `streams` parts, side by side, a block of each in turn. */
+static void load_range(const float *data, size_t begin, size_t end, size_t part, size_t streams)
 {
-    for (size_t block = 0; block < blocks; ++block)
-        load_block(from + block * LOADS_PER_TURN * LANES);
-}
-
-/* Chunks last to first, each walked forward, which is the way that prefetchers like. */
-static void load_chunks_backward(const float *data, size_t blocks, size_t chunk_blocks)
-{
-    size_t end = blocks;
-    while (end > 0) {
-        const size_t begin = (end - 1) / chunk_blocks * chunk_blocks;
-        load_all(data + begin * LOADS_PER_TURN * LANES, end - begin);
-        end = begin;
+    if (streams == 1) { /* no second loop: in the first level it would show */
+        for (size_t block = begin; block < end; ++block)
+            load_block(data + block * LOADS_PER_TURN * LANES);
+        return;
     }
-}
-
-/* Four equal parts side by side, a block of each in turn: several streams keep more requests to memory on their way. */
-static void load_abreast(const float *data, size_t blocks)
-{
-    const size_t part = blocks / 4;
-    for (size_t block = 0; block < part; ++block)
-        for (size_t stream = 0; stream < 4; ++stream)
+    for (size_t block = begin; block < end; ++block)
+        for (size_t stream = 0; stream < streams; ++stream)
             load_block(data + (stream * part + block) * LOADS_PER_TURN * LANES);
-    load_all(data + 4 * part * LOADS_PER_TURN * LANES, blocks - 4 * part);
 }
-
-/* Ways to walk the data again and again. */
-enum { WALK_ROUND = 0, WALK_PENDULUM = 1, WALK_ABREAST = 2 };
 
 /* Seconds that loading `bytes` bytes `passes` times takes, after `warm_passes` untimed ones.
  *
- * data is aligned to roofline_block_bytes(); bytes and chunk_bytes are positive multiples of it. A pendulum walks the
- * chunks backward on every second pass, so that the end of the last pass is still in the nearer cache: the best way
- * for a set that does not quite fit.
+ * data is aligned to roofline_block_bytes(); bytes is a multiple of streams times that, chunk_bytes of that, and none is
+ * 0. The data is walked in `streams` equal parts at once: more streams keep more requests to far memory on their way.
+ * With pendulum set, every second pass walks the chunks of each part backward (but forward inside a chunk, which is
+ * the way that prefetchers like), so that the end of the last pass is still in the nearer cache: for a set that does not
+ * quite fit.
  */
-double roofline_load_seconds(
-    const float *data, size_t bytes, size_t chunk_bytes, int walk, size_t warm_passes, size_t passes)
+double roofline_load_seconds(const float *data, size_t bytes, size_t chunk_bytes, size_t streams, int pendulum,
+    size_t warm_passes, size_t passes)
 {
-    const size_t blocks = bytes / (LOADS_PER_TURN * sizeof(vector));
-    const size_t chunk_blocks = chunk_bytes / (LOADS_PER_TURN * sizeof(vector));
+    const size_t part = bytes / streams / (LOADS_PER_TURN * sizeof(vector));
+    const size_t chunk = chunk_bytes / (LOADS_PER_TURN * sizeof(vector));
     double start = seconds_now();
     for (size_t pass = 0; pass < warm_passes + passes; ++pass) {
         if (pass == warm_passes)
             start = seconds_now();
-        if (walk == WALK_PENDULUM && pass % 2 == 1)
-            load_chunks_backward(data, blocks, chunk_blocks);
-        else if (walk == WALK_ABREAST)
-            load_abreast(data, blocks);
-        else
-            load_all(data, blocks);
+        if (!pendulum || pass % 2 == 0) {
+            load_range(data, 0, part, part, streams);
+            continue;
+        }
+        for (size_t end = part; end > 0;) {
+            const size_t begin = (end - 1) / chunk * chunk;
+            load_range(data, begin, end, part, streams);
+            end = begin;
+        }
     }
     return seconds_now() - start;
 }
