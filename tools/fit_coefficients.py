@@ -23,12 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from mpmath import cos, erf, exp, expm1, lu_solve, log, log1p, matrix, mp, mpf, nstr, pi, sqrt, tanh
+from mpmath import cos, erf, erfc, exp, expm1, lu_solve, log, log1p, matrix, mp, mpf, nstr, pi, sqrt, tanh
 from numpy.typing import NDArray
 
 mp.dps = 40
 
 GRID_POINTS = 300
+ERF_SPLIT = mpf("0.92")
 UNIT = mpf(2) ** -24  #: relative errors are printed in units of 2^-24: half to one ULP of float32
 
 
@@ -110,6 +111,10 @@ class Fit:
         Powers whose coefficients are free.
     fixed
         Coefficients of the numerator given beforehand, such as 1 for x in tanh(x). The denominator has 1 at x^0.
+    first_guess
+        Rough shape of the denominator, to weight the first of the linear fits.
+    relative_to
+        What the error is divided by, if not ``function`` itself.
     """
 
     name: str
@@ -120,6 +125,7 @@ class Fit:
     denominator: Sequence[int] = ()
     fixed: dict[int, float] = field(default_factory=dict)
     first_guess: Callable[[mpf], mpf] = lambda x: mpf(1)
+    relative_to: Callable[[mpf], mpf] | None = None
     p: dict[int, np.float32] = field(default_factory=dict, init=False)
     q: dict[int, np.float32] = field(default_factory=dict, init=False)
     error: mpf = field(default=mpf(0), init=False)
@@ -145,10 +151,13 @@ class Fit:
         self.p = {k: np.float32(float(c)) for k, c in sorted(p.items())}
         self.q = {k: np.float32(float(c)) for k, c in sorted(q.items())}
         self.error = max(
-            abs(sum(c * x**k for k, c in p.items()) / sum(c * x**k for k, c in q.items()) / value - 1)
-            for x, value in zip(xs, values, strict=True)
+            abs(sum(c * x**k for k, c in p.items()) / sum(c * x**k for k, c in q.items()) - value) / scale
+            for x, value, scale in zip(xs, values, self._scales(xs), strict=True)
         )
         return self
+
+    def _scales(self, xs: list[mpf]) -> list[mpf]:
+        return [abs((self.relative_to or self.function)(x)) for x in xs]
 
     def _solve(
         self,
@@ -169,7 +178,7 @@ class Fit:
         ]
         reference: list[int] = []
         for _ in range(25 if free_q else 1):
-            weight = [1 / abs(value * d) for value, d in zip(values, denominators, strict=True)]
+            weight = [1 / (scale * d) for scale, d in zip(self._scales(xs), denominators, strict=True)]
             solution = linear_minimax(columns, target, weight, reference)
             p = {**known_p, **dict(zip(free_p, solution[: len(free_p)], strict=True))}
             q = {**known_q, **dict(zip(free_q, solution[len(free_p) :], strict=True))}
@@ -181,14 +190,14 @@ class Fit:
         return p, q, denominators
 
 
-def fma32(a: NDArray[np.float32], b: NDArray[np.float32], c: np.float32) -> NDArray[np.float32]:
+def fma32(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
     """Return a * b + c rounded once to float32.
 
     The product of two float32 is exact in float64. The sum is rounded to odd there, which keeps what a second
     rounding to float32 must know.
     """
     product = a.astype(np.float64) * b.astype(np.float64)
-    addend = np.float64(c)
+    addend = np.asarray(c, dtype=np.float64)
     total = product + addend
     back = total - product
     lost = (product - (total - back)) + (addend - back)
@@ -206,11 +215,11 @@ def horner32(coefficients: Sequence[np.float32], u: NDArray[np.float32]) -> NDAr
 
 
 def saturation_clamp(fit: Fit, low: float, high: float) -> np.float32:
-    """Return the first float32 from ``low`` on at which the odd fraction, evaluated in float32, gives exactly 1."""
+    """Return the first float32 from ``low`` on at which x + x^3 (P3 + ...) over 1 + x^2 (Q2 + ...) gives exactly 1."""
     first, last = np.float32(low).view(np.int32), np.float32(high).view(np.int32)
     x = np.arange(first, last, dtype=np.int32).view(np.float32)
     u = x * x
-    numerator = x * horner32(list(fit.p.values()), u)
+    numerator = fma32(x * u, horner32(list(fit.p.values())[1:], u), x)
     ratio = numerator / horner32(list(fit.q.values()), u)
     assert ratio[0] < 1, f"{fit.name}: the search must start below saturation"
     place = int(np.argmax(ratio >= 1))
@@ -252,11 +261,22 @@ def all_fits() -> list[tuple[str, np.float32, str]]:
     report("LE_TANH", fit)
     rows.append(("LE_TANH_CLAMP", saturation_clamp(fit, 7.0, 9.1), "first float32 whose fraction is exactly 1"))
 
-    fit = Fit(
-        "erf", erf, mpf("1e-3"), mpf("3.8"), [1, 3, 5, 7, 9, 11], [2, 4, 6, 8, 10], {}, lambda x: exp(x * x / 3)
-    ).run()
-    report("LE_ERF", fit)
-    rows.append(("LE_ERF_CLAMP", saturation_clamp(fit, 3.2, 4.2), "first float32 whose fraction is exactly 1"))
+    report(
+        "LE_ERF_SMALL",
+        Fit("erf(x) - x", lambda x: erf(x) - x, mpf("1e-3"), ERF_SPLIT, range(1, 12, 2), relative_to=erf).run(),
+    )
+    # An error of t = -log(erfc(x)) is one of erfc(x) times that, and is measured against erf(x).
+    report(
+        "LE_ERF_LARGE",
+        Fit(
+            "-log(erfc(x))",
+            lambda x: -log(erfc(x)),
+            ERF_SPLIT,
+            mpf(4),
+            range(1, 8),
+            relative_to=lambda x: erf(x) / erfc(x),
+        ).run(),
+    )
     return rows
 
 
