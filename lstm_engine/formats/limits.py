@@ -17,7 +17,6 @@ __all__ = [
     "MAX_NESTING",
     "MAX_RANK",
     "MAX_TENSORS",
-    "MAX_ZIP_DIRECTORY_BYTES",
     "MAX_ZIP_MEMBERS",
     "PICKLE_MAX_BYTES",
     "PICKLE_MAX_CONTAINERS",
@@ -40,10 +39,6 @@ MIB: Final = 1 << 20
 #: Members of a zip archive. PyTorch writes one for each storage: a checkpoint of 5,000 tensors with
 #: Adam's two moments has 15,000.
 MAX_ZIP_MEMBERS: Final = 1 << 16
-
-#: Size of a zip archive's central directory, which is parsed whole when the archive is opened: 256
-#: bytes for each member allowed (an entry is 46 bytes and its name, PyTorch's are about 100).
-MAX_ZIP_DIRECTORY_BYTES: Final = MAX_ZIP_MEMBERS * 256
 
 # --- Text ---------------------------------------------------------------------------------------
 

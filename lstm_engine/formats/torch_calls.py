@@ -327,6 +327,7 @@ CALLS: Final[dict[str, Callable[[tuple[Any, ...]], object]]] = {
     "collections.defaultdict": _default_dict,
     "builtins.set": lambda values: set(_elements(values)),
     "builtins.frozenset": lambda values: frozenset(_elements(values)),
+    "builtins.bytes": _bytes,
     "builtins.bytearray": _bytes,
     "builtins.complex": _complex,
     "_codecs.encode": _encode,

@@ -12,7 +12,7 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelError
 
@@ -22,10 +22,16 @@ from .torch_descriptions import DTYPES, GlobalName, OrderedDictDescription, Reco
 from .torch_pickle import read_pickle
 from .torch_tensors import TensorBuilder
 
+if TYPE_CHECKING:
+    from zipfile import ZipInfo
+
 __all__ = ["read_torch_bytes", "read_torch_file"]
 
 _MAGIC_NUMBER: Final = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL: Final = 1001
+
+#: The zip format's number for a member that is not compressed.
+_STORED: Final = 0
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> dict[Any, Any]:
@@ -99,16 +105,20 @@ class _Member:
 
 
 def _read_archive(data: bytes, subject: str) -> tuple[Any, TensorBuilder]:
-    members = _members(data, subject)
-    pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise FormatError(f"{subject}: expected a file of torch.save, found {describe_zip(members)}")
+    entries = _entries(data, subject)
+    names = [entry.orig_filename for entry in entries]
+    pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if not pickles:
+        raise FormatError(f"{subject}: expected a file of torch.save, found {describe_zip(names)}")
     root = pickles[0].removesuffix("data.pkl")
-    if root + "constants.pkl" in members or any(name.startswith(root + "code/") for name in members):
+    if any(name == root + "constants.pkl" or name.startswith(root + "code/") for name in names):
         raise UnsupportedModelError(
             f"{subject}: this is a TorchScript archive, which holds code; expected a state dict. "
             "Save its weights alone: torch.save(torch.jit.load(path).state_dict(), new_path)"
         )
+    members = _members(entries, data, subject)
+    if len(pickles) > 1:
+        raise UnsafeFileError(f"{subject}: the archive has {len(pickles)} pickles data.pkl; expected one")
     # torch.serialization.set_crc32_options(False) leaves all checksums zero.
     checked = any(member.crc for member in members.values())
 
@@ -142,8 +152,8 @@ def _read_archive(data: bytes, subject: str) -> tuple[Any, TensorBuilder]:
     return value, TensorBuilder(subject, storage_bytes, len(data))
 
 
-def _members(data: bytes, subject: str) -> dict[str, _Member]:
-    """Return the archive's members by name, each checked to lie alone inside of the file."""
+def _entries(data: bytes, subject: str) -> list[ZipInfo]:
+    """Return the entries of the archive's directory as they stand there."""
     import zipfile
 
     # Python parses the directory whole when it opens an archive, so its entries are counted by their signature before.
@@ -151,9 +161,13 @@ def _members(data: bytes, subject: str) -> dict[str, _Member]:
         raise FormatError(f"{subject}: the archive has more than {MAX_ZIP_MEMBERS:,} members")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
+            return archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError, OSError, IndexError) as error:
         raise FormatError(f"{subject}: the zip archive is truncated or damaged ({error})") from None
+
+
+def _members(entries: list[ZipInfo], data: bytes, subject: str) -> dict[str, _Member]:
+    """Return the archive's members by name, each checked to lie alone inside of the file."""
     members: dict[str, _Member] = {}
     for entry in entries:
         name = entry.orig_filename
@@ -162,7 +176,7 @@ def _members(data: bytes, subject: str) -> dict[str, _Member]:
             raise UnsafeFileError(f"{subject}: the archive has two members of the name {_quoted(name)}; expected one")
         if entry.flag_bits & 0x2041:
             raise UnsafeFileError(f"{subject}: the member {_quoted(name)} is encrypted; expected a plain one")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+        if entry.compress_type != _STORED or entry.compress_size != entry.file_size:
             raise UnsafeFileError(
                 f"{subject}: the member {_quoted(name)} is compressed ({entry.compress_size} bytes for "
                 f"{entry.file_size}); torch.save stores members as they are: load the file and save it anew"

@@ -41,7 +41,7 @@ class TorchModule:
         Its path in the file, such as ``"encoder.rnn"``; empty for the top.
     kind
         ``"LSTM"``, ``"LSTMCell"``, ``"GRU"``, ``"GRUCell"``, ``"RNN"``, ``"RNNCell"``, ``"Linear"``, ``"Linear or
-        Embedding"`` (one matrix and no bias), ``"normalization"`` or ``"other"``.
+        Embedding"`` (one matrix and no bias), ``"normalization"`` or ``"tensors"`` (anything else).
     shapes
         Shape of each of its own tensors by short name; None for one that cannot be read.
     layers, directions, input_size, hidden_size, projection_size
@@ -110,7 +110,7 @@ def _module(name: str, shapes: dict[str, tuple[int, ...] | None]) -> TorchModule
         return TorchModule(name, "Linear" if "bias" in shapes else "Linear or Embedding", shapes)
     if weight is not None and len(weight) == 1:
         return TorchModule(name, "normalization", shapes)
-    return TorchModule(name, "other", shapes)
+    return TorchModule(name, "tensors", shapes)
 
 
 def _recurrent(name: str, shapes: dict[str, tuple[int, ...] | None]) -> TorchModule:
@@ -148,12 +148,29 @@ def _matrix(shape: tuple[int, ...] | None) -> tuple[int, int] | None:
     return (shape[0], shape[1]) if shape is not None and len(shape) == 2 else None
 
 
-def _plain(name: str) -> str:
-    """Return a module's path without what checkpoints and wrappers put around it."""
-    parts = name.split(".") if name else []
-    while parts and parts[0] in _WRAPPERS | _TRANSPARENT:
-        del parts[0]
-    return ".".join(part for part in parts if part not in _TRANSPARENT)
+def _means(name: str, path: str) -> bool:
+    """Return whether ``path`` is ``name`` without some of what checkpoints and wrappers put around a model.
+
+    Only the file's own name is shortened: one who asks for ``ema.rnn`` must not get ``state_dict.rnn``.
+    """
+    parts, wanted = _parts(name), _parts(path)
+    for start in range(len(parts) + 1):
+        matched = 0
+        for part in parts[start:]:
+            if matched < len(wanted) and part == wanted[matched]:
+                matched += 1
+            elif part not in _TRANSPARENT:
+                break
+        else:
+            if matched == len(wanted):
+                return True
+        if start < len(parts) and parts[start] not in _WRAPPERS | _TRANSPARENT:
+            break
+    return False
+
+
+def _parts(name: str) -> list[str]:
+    return name.split(".") if name else []
 
 
 def choose(
@@ -198,7 +215,7 @@ def choose(
     path = prefix.rstrip(".")
     same = [module for module in modules if module.name == path]
     if not same:
-        same = [module for module in modules if _plain(module.name) == _plain(path)]
+        same = [module for module in modules if _means(module.name, path)]
         if len(same) > 1:
             same = [module for module in same if module.kind in wanted] or same
     if not same:
