@@ -1,0 +1,111 @@
+# Everything that is done with a clone. Needed on the machine: Python 3.11 or newer, a C compiler, make.
+#
+#   make demo      build, then run the two shipped models on held-out data
+#   make test      build, then run the tests
+#   make bench     time it beside ONNX Runtime and PyTorch (ARGS="--quick" for a first look)
+#   make interop   compare random models live with Keras and PyTorch (installs both; slow)
+#   make lint      style and types, Python, Cython and C
+#   make format    rewrite Python and C in that style
+#   make wheel     put a wheel into dist/
+#   make build     build only
+#   make clean     remove what was built
+#   make distclean remove the virtual environments too
+#
+# Each makes the virtual environment that it needs once and reuses it: .venv for all but bench and interop, whose
+# frameworks are large and live in .venv-interop. The files .venv*/.done-* say what has been done; a second run does
+# nothing again. ARGS is passed on to the program that the target runs: make test ARGS="-k stream".
+
+PYTHON ?= $(shell for python in python3 python3.15 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+ARGS ?=
+
+VENV := .venv
+INTEROP := .venv-interop
+# Warnings of pip are about its own surroundings; an error is still shown.
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
+
+SOURCES := setup.py pyproject.toml $(wildcard lstm_engine/*.pyx lstm_engine/*.pxd) \
+	$(shell find include src -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
+C_FILES = $(shell find include src bench tests -name '*.[ch]' -o -name '*.inc' | sort)
+CYTHON_FILES = $(wildcard lstm_engine/*.pyx lstm_engine/*.pxd)
+
+.PHONY: demo test bench interop lint format wheel build clean distclean
+.DELETE_ON_ERROR:
+.SECONDARY:
+# Two targets at a time would build the same files twice.
+.NOTPARALLEL:
+
+demo: build
+	@$(VENV)/bin/python -m lstm_engine demo $(ARGS)
+
+test: build $(VENV)/.done-test
+	@$(VENV)/bin/python -m pytest -q $(ARGS)
+
+bench: $(INTEROP)/.done-build $(INTEROP)/.done-peers
+	@$(INTEROP)/bin/python -m bench.run $(ARGS)
+
+interop: $(INTEROP)/.done-build $(INTEROP)/.done-interop
+	@$(INTEROP)/bin/python -m pytest -q -m interop $(ARGS)
+
+lint: build $(VENV)/.done-lint
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --quiet --check . || { $(VENV)/bin/ruff format --check .; exit 1; }
+	@$(VENV)/bin/cython-lint $(CYTHON_FILES)
+	@$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
+	@$(VENV)/bin/mypy
+
+format: $(VENV)/.done-made $(VENV)/.done-lint
+	@$(VENV)/bin/ruff check --quiet --fix . || true
+	@$(VENV)/bin/ruff format --quiet .
+	@$(VENV)/bin/clang-format -i $(C_FILES)
+
+build: $(VENV)/.done-build
+
+# The directories that setuptools leaves behind would carry deleted modules into the wheel.
+wheel: $(VENV)/.done-made
+	@rm -rf build/lib* build/bdist* dist
+	@$(VENV)/bin/python -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls -l dist/*.whl | awk '{ print $$NF ": " $$5 " bytes" }'
+
+clean:
+	@rm -rf build dist *.egg-info lstm_engine/*.so .pytest_cache .hypothesis .benchmarks .mypy_cache .ruff_cache
+	@rm -f $(patsubst %.pyx,%.c,$(wildcard lstm_engine/*.pyx)) $(VENV)/.done-build $(INTEROP)/.done-build
+	@find lstm_engine tests bench examples tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	@rm -rf $(VENV) $(INTEROP)
+
+# --- the virtual environments ---
+
+%/.done-made:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer was found; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "make: $(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Making $* (once)"
+	@$(PYTHON) -m venv $* || { \
+		echo "make: $(PYTHON) cannot make virtual environments; some systems have that in a package python3-venv" >&2; exit 1; }
+	@$*/bin/python $(PIP_INSTALL) --upgrade 'pip>=25.1'
+	@touch $@
+
+%/.done-build: %/.done-made $(SOURCES)
+	@echo "Building lstm_engine for $*"
+	@$*/bin/python $(PIP_INSTALL) --editable .
+	@touch $@
+
+%/.done-test: %/.done-made pyproject.toml
+	@$*/bin/python $(PIP_INSTALL) --group test
+	@touch $@
+
+%/.done-lint: %/.done-made pyproject.toml
+	@$*/bin/python $(PIP_INSTALL) --group lint
+	@touch $@
+
+%/.done-peers: %/.done-made pyproject.toml
+	@echo "Installing the frameworks that the benchmark compares with into $* (once)"
+	@$*/bin/python $(PIP_INSTALL) --group peers
+	@touch $@
+
+%/.done-interop: %/.done-made pyproject.toml
+	@echo "Installing the frameworks that the interoperability tests compare with into $* (once)"
+	@$*/bin/python $(PIP_INSTALL) --group interop
+	@touch $@
