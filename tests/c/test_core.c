@@ -1,0 +1,317 @@
+/* The C API on its own: nothing of Python, only include/lstm_engine. A C program links the core like this one does.
+ *
+ * Prints one line for each check that failed and a hash of every fused output, which must be the same for every
+ * instruction set and architecture. Exit status: the number of failed checks, 0 if all is well. */
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lstm_engine/lstm_engine.h"
+
+static int failures;
+static uint64_t hash = 1469598103934665603u; /* FNV-1a */
+
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            printf("FAILED %s:%d: %s\n", __FILE__, __LINE__, #condition);                                              \
+            failures++;                                                                                                \
+        }                                                                                                              \
+    } while (0)
+
+static void hash_floats(const float *values, size_t count) {
+    for (size_t index = 0; index < count; index++) {
+        uint32_t bits;
+        memcpy(&bits, &values[index], sizeof bits);
+        for (int byte = 0; byte < 4; byte++) {
+            hash = (hash ^ ((bits >> (8 * byte)) & 0xff)) * 1099511628211u;
+        }
+    }
+}
+
+static uint64_t random_state = 42;
+
+/* Uniform in (-scale, scale); exact float32 on every machine. */
+static float uniform(float scale) {
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return scale * ((float)(int32_t)(random_state >> 40) / 8388608.0f - 1.0f);
+}
+
+static float *random_floats(size_t count, float scale) {
+    float *values = malloc((count + 1) * sizeof *values);
+    for (size_t index = 0; index < count; index++) {
+        values[index] = uniform(scale);
+    }
+    return values;
+}
+
+enum { MOST_CELLS = 6 };
+
+typedef struct model {
+    le_cell_spec cells[MOST_CELLS];
+    le_lstm_spec spec;
+    float *arrays[4 * MOST_CELLS];
+    size_t array_count;
+} model;
+
+static const float *keep(model *m, float *array) {
+    m->arrays[m->array_count++] = array;
+    return array;
+}
+
+static void make_model(model *m, size_t layers, size_t directions, int reverse, size_t inputs, size_t hidden,
+                       size_t projection) {
+    memset(m, 0, sizeof *m);
+    const size_t outputs = projection != 0 ? projection : hidden;
+    const float scale = 1.0f / sqrtf((float)hidden);
+    for (size_t cell = 0; cell < layers * directions; cell++) {
+        le_cell_spec *spec = &m->cells[cell];
+        spec->input_size = cell < directions ? inputs : directions * outputs;
+        spec->hidden_size = hidden;
+        spec->projection_size = projection;
+        spec->kernel = keep(m, random_floats(spec->input_size * 4 * hidden, scale));
+        spec->recurrent_kernel = keep(m, random_floats(outputs * 4 * hidden, scale));
+        spec->bias = keep(m, random_floats(4 * hidden, scale));
+        if (projection != 0) {
+            spec->projection = keep(m, random_floats(hidden * projection, scale));
+        }
+        spec->input_activation.kind = spec->forget_activation.kind = spec->output_activation.kind = LE_SIGMOID;
+        spec->cell_activation.kind = spec->hidden_activation.kind = LE_TANH;
+    }
+    m->spec.layers = layers;
+    m->spec.directions = directions;
+    m->spec.reverse = reverse;
+    m->spec.cells = m->cells;
+}
+
+static void free_model(model *m) {
+    for (size_t array = 0; array < m->array_count; array++) {
+        free(m->arrays[array]);
+    }
+}
+
+/* The equations in double, one layer, one row, forward. */
+static void oracle(const le_cell_spec *cell, size_t time, const float *x, double *h, double *c) {
+    const size_t units = cell->hidden_size;
+    const float *kernel = cell->kernel, *recurrent = cell->recurrent_kernel, *bias = cell->bias;
+    double *gates = malloc(4 * units * sizeof *gates);
+    for (size_t step = 0; step < time; step++) {
+        for (size_t gate = 0; gate < 4 * units; gate++) {
+            gates[gate] = (double)bias[gate];
+            for (size_t k = 0; k < cell->input_size; k++) {
+                gates[gate] += (double)x[step * cell->input_size + k] * (double)kernel[k * 4 * units + gate];
+            }
+            for (size_t k = 0; k < units; k++) {
+                gates[gate] += h[k] * (double)recurrent[k * 4 * units + gate];
+            }
+        }
+        for (size_t unit = 0; unit < units; unit++) {
+            const double input_gate = 1.0 / (1.0 + exp(-gates[unit]));
+            const double forget_gate = 1.0 / (1.0 + exp(-gates[units + unit]));
+            const double output_gate = 1.0 / (1.0 + exp(-gates[3 * units + unit]));
+            c[unit] = forget_gate * c[unit] + input_gate * tanh(gates[2 * units + unit]);
+            h[unit] = output_gate * tanh(c[unit]);
+        }
+    }
+    free(gates);
+}
+
+static void run(const le_lstm *lstm, le_run *r) {
+    size_t bytes = 0;
+    void *workspace = NULL;
+    CHECK(le_lstm_workspace_bytes(lstm, r, &bytes) == LE_OK);
+    CHECK(posix_memalign(&workspace, 64, bytes) == 0);
+    CHECK(le_lstm_run(lstm, r, workspace) == LE_OK);
+    free(workspace);
+}
+
+static void check_against_oracle(const le_kernels *kernels) {
+    const size_t sizes[][2] = {{1, 1}, {3, 5}, {8, 16}, {7, 17}, {20, 33}, {5, 64}, {40, 70}};
+    for (size_t which = 0; which < sizeof sizes / sizeof sizes[0]; which++) {
+        const size_t inputs = sizes[which][0], hidden = sizes[which][1], batch = 11, time = 19;
+        model m;
+        le_lstm *lstm = NULL;
+        make_model(&m, 1, 1, 0, inputs, hidden, 0);
+        CHECK(le_lstm_create(kernels, &m.spec, &lstm) == LE_OK);
+        float *x = random_floats(batch * time * inputs, 1.0f);
+        float *y = random_floats(batch * time * hidden, 1.0f);
+        float *one = random_floats(time * hidden, 1.0f);
+        le_run r = {.batch = batch, .time = time, .x = x, .x_row_stride = time * inputs, .x_time_stride = inputs,
+                    .y = y, .y_row_stride = time * hidden, .y_time_stride = hidden, .sequences = 1};
+        run(lstm, &r);
+        hash_floats(y, batch * time * hidden);
+        for (size_t row = 0; row < batch; row++) {
+            double *state = calloc(2 * hidden, sizeof *state);
+            double error = 0.0, norm = 0.0;
+            oracle(&m.cells[0], time, x + row * time * inputs, state, state + hidden);
+            for (size_t unit = 0; unit < hidden; unit++) {
+                const double difference = state[unit] - (double)y[(row * time + time - 1) * hidden + unit];
+                error += difference * difference;
+                norm += state[unit] * state[unit];
+            }
+            CHECK(sqrt(error) <= 1e-6 * sqrt(norm));
+            free(state);
+
+            /* A row alone, and the same row step by step: the same bits. */
+            le_run single = r;
+            single.batch = 1;
+            single.x = x + row * time * inputs;
+            single.y = one;
+            run(lstm, &single);
+            CHECK(memcmp(one, y + row * time * hidden, time * hidden * sizeof *y) == 0);
+        }
+        le_stream *stream = NULL;
+        float *stepped = random_floats(hidden, 1.0f);
+        CHECK(le_stream_create(lstm, 1, &stream) == LE_OK);
+        for (size_t step = 0; step < time; step++) {
+            le_stream_step(stream, x + step * inputs, stepped);
+            CHECK(memcmp(stepped, y + step * hidden, hidden * sizeof *y) == 0);
+        }
+        le_stream_destroy(stream);
+        free(stepped);
+        free(one);
+        free(x);
+        free(y);
+        le_lstm_destroy(lstm);
+        free_model(&m);
+    }
+}
+
+/* Stacks, directions, projections, masks and lengths: no oracle here (Python has it), but one hash for all. */
+static void check_variants(const le_kernels *kernels) {
+    for (size_t variant = 0; variant < 32; variant++) {
+        const size_t layers = 1 + variant % 3, directions = 1 + (variant >> 2) % 2;
+        const size_t projection = (variant >> 3) % 2 ? 6 : 0, hidden = 9 + variant, inputs = 1 + variant % 5;
+        const size_t batch = 1 + variant % 10, time = 1 + variant, outputs = projection ? projection : hidden;
+        model m;
+        le_lstm *lstm = NULL;
+        make_model(&m, layers, directions, (int)(variant >> 4) % 2, inputs, hidden, projection);
+        if (variant % 4 == 3) {
+            m.cells[0].coupled = 1;
+            m.cells[0].gate_clip = 1.5;
+            m.cells[0].hidden_activation.kind = LE_SOFTPLUS;
+            m.cells[0].cell_activation.kind = LE_GELU;
+        }
+        CHECK(le_lstm_create(kernels, &m.spec, &lstm) == LE_OK);
+        float *x = random_floats(batch * time * inputs, 2.0f);
+        float *y = random_floats(batch * time * directions * outputs, 1.0f);
+        float *h = random_floats(layers * directions * batch * outputs, 1.0f);
+        float *c = random_floats(layers * directions * batch * hidden, 1.0f);
+        uint8_t *mask = malloc(batch * time);
+        int64_t *lengths = malloc(batch * sizeof *lengths);
+        for (size_t place = 0; place < batch * time; place++) {
+            mask[place] = uniform(1.0f) > -0.3f;
+        }
+        for (size_t row = 0; row < batch; row++) {
+            lengths[row] = (int64_t)((row * 7 + variant) % (time + 1));
+        }
+        le_run r = {.batch = batch, .time = time, .x = x, .x_row_stride = time * inputs, .x_time_stride = inputs,
+                    .y = y, .y_row_stride = time * directions * outputs, .y_time_stride = directions * outputs,
+                    .sequences = 1, .h_n = h, .c_n = c, .mask = variant % 2 ? mask : NULL,
+                    .lengths = variant % 2 ? NULL : lengths, .zero_masked = (int)(variant >> 1) % 2};
+        run(lstm, &r);
+        hash_floats(y, batch * time * directions * outputs);
+        hash_floats(h, layers * directions * batch * outputs);
+        hash_floats(c, layers * directions * batch * hidden);
+        free(lengths);
+        free(mask);
+        free(c);
+        free(h);
+        free(y);
+        free(x);
+        le_lstm_destroy(lstm);
+        free_model(&m);
+    }
+}
+
+static void check_dense(const le_kernels *kernels) {
+    const le_activation none = {LE_LINEAR, 0.0, 0.0};
+    for (size_t outputs = 1; outputs < 140; outputs += 13) {
+        const size_t inputs = 3 + outputs / 2, rows = 1 + outputs % 12;
+        float *kernel = random_floats(inputs * outputs, 1.0f), *bias = random_floats(outputs, 1.0f);
+        float *x = random_floats(rows * inputs, 1.0f), *y = random_floats(rows * outputs, 1.0f);
+        le_linear *linear = NULL;
+        CHECK(le_linear_create(kernels, inputs, outputs, kernel, bias, none, &linear) == LE_OK);
+        le_linear_run(linear, rows, x, inputs, y, outputs);
+        hash_floats(y, rows * outputs);
+        for (size_t row = 0; row < rows; row++) {
+            for (size_t output = 0; output < outputs; output++) {
+                double sum = (double)bias[output];
+                for (size_t k = 0; k < inputs; k++) {
+                    sum += (double)x[row * inputs + k] * (double)kernel[k * outputs + output];
+                }
+                CHECK(fabs(sum - (double)y[row * outputs + output]) < 1e-4);
+            }
+        }
+        le_softmax(kernels, rows, outputs, y, y);
+        hash_floats(y, rows * outputs);
+        le_linear_destroy(linear);
+        free(y);
+        free(x);
+        free(bias);
+        free(kernel);
+    }
+}
+
+static void check_refusals(const le_kernels *kernels) {
+    model m;
+    le_lstm *lstm = NULL;
+    le_stream *stream = NULL;
+    const le_kernels *other = NULL;
+    make_model(&m, 2, 2, 0, 3, 4, 0);
+    CHECK(le_lstm_create(NULL, &m.spec, &lstm) == LE_ERROR_ARGUMENT);
+    CHECK(le_lstm_create(kernels, NULL, &lstm) == LE_ERROR_ARGUMENT);
+    m.cells[2].input_size = 7;
+    CHECK(le_lstm_create(kernels, &m.spec, &lstm) == LE_ERROR_ARGUMENT);
+    m.cells[2].input_size = 8;
+    m.cells[0].hidden_size = SIZE_MAX / 8;
+    CHECK(le_lstm_create(kernels, &m.spec, &lstm) == LE_ERROR_SIZE);
+    m.cells[0].hidden_size = 4;
+    m.cells[1].cell_activation.kind = LE_ACTIVATION_COUNT;
+    CHECK(le_lstm_create(kernels, &m.spec, &lstm) == LE_ERROR_ARGUMENT);
+    m.cells[1].cell_activation.kind = LE_TANH;
+    m.spec.backend = LE_BLAS; /* and no product given */
+    CHECK(le_lstm_create(kernels, &m.spec, &lstm) == LE_ERROR_ARGUMENT);
+    m.spec.backend = LE_FUSED;
+    CHECK(le_lstm_create(kernels, &m.spec, &lstm) == LE_OK);
+    CHECK(le_stream_create(lstm, 1, &stream) == LE_ERROR_ARGUMENT); /* bidirectional */
+    const int64_t lengths[1] = {6};
+    float x[15] = {0};
+    size_t bytes = 0;
+    le_run r = {.batch = 1, .time = 5, .x = x, .x_row_stride = 15, .x_time_stride = 3, .lengths = lengths};
+    CHECK(le_lstm_workspace_bytes(lstm, &r, &bytes) == LE_ERROR_ARGUMENT); /* a length past the end */
+    r.lengths = NULL;
+    r.time = SIZE_MAX / 4;
+    CHECK(le_lstm_workspace_bytes(lstm, &r, &bytes) == LE_ERROR_SIZE);
+    le_lstm_destroy(lstm);
+    le_lstm_destroy(NULL);
+    le_stream_destroy(NULL);
+    free_model(&m);
+    CHECK(le_isa_select("abacus", &other) == LE_ERROR_UNKNOWN_ISA && other == NULL);
+    CHECK(le_isa_name(le_isa_count()) == NULL);
+    CHECK(strcmp(le_isa_name(le_isa_count() - 1), "scalar") == 0);
+    for (int status = -1; status <= LE_STATUS_COUNT; status++) {
+        CHECK(le_status_message((le_status)status) != NULL);
+    }
+}
+
+int main(void) {
+    for (size_t index = 0; index < le_isa_count(); index++) {
+        const le_kernels *kernels = NULL;
+        if (!le_isa_supported(index)) {
+            CHECK(le_isa_select(le_isa_name(index), &kernels) == LE_ERROR_UNSUPPORTED_ISA);
+            continue;
+        }
+        CHECK(le_isa_select(le_isa_name(index), &kernels) == LE_OK);
+        random_state = 42;
+        hash = 1469598103934665603u;
+        check_against_oracle(kernels);
+        check_variants(kernels);
+        check_dense(kernels);
+        check_refusals(kernels);
+        printf("%s %016llx\n", le_kernels_name(kernels), (unsigned long long)hash);
+    }
+    return failures > 100 ? 100 : failures;
+}

@@ -1,0 +1,88 @@
+"""The C core on its own: built with the system's compiler, for every instruction set, without Python in it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-math-errno", "-D_POSIX_C_SOURCE=200809L"]
+
+#: Hash of every fused output of tests/c/test_core.c: one for all instruction sets and architectures. It changes only
+#: if the arithmetic does, which is a change of what users get and has to be said in the changelog.
+GOLDEN = "b9a55520db5fda94"
+
+
+def compile_core(compiler: str, machine: str, folder: Path, *, optimise: list[str], link: list[str]) -> Path:
+    """Build test_core and everything it needs; return the program."""
+    text = (ROOT / "src/instruction_sets.def").read_text()
+    sets = re.findall(r'^LE_ISA\((\w+), "(\w+)", "([^"]*)"\)', text, flags=re.MULTILINE)
+    include = [f"-I{ROOT / 'include'}", f"-I{ROOT / 'src'}"]
+    objects = []
+    jobs = [(source, []) for source in sorted((ROOT / "src").glob("*.c"))]
+    jobs += [
+        (ROOT / f"src/kernels/{name}.c", shlex.split(flags))
+        for name, architecture, flags in sets
+        if architecture in (machine, "any")
+    ]
+    jobs.append((ROOT / "tests/c/test_core.c", []))
+    for source, flags in jobs:
+        target = folder / f"{source.parent.name}_{source.stem}.o"
+        subprocess.run([compiler, *WARNINGS, *optimise, *include, *flags, "-c", source, "-o", target], check=True)
+        objects.append(target)
+    program = folder / "test_core"
+    subprocess.run([compiler, *optimise, *link, *objects, "-o", program, "-lm"], check=True)
+    return program
+
+
+def run_core(command: list[str | Path]) -> dict[str, str]:
+    """Run the program; return the hash of each instruction set."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def compiler() -> str:
+    found = shutil.which(os.environ.get("CC", "cc").split()[0])
+    if found is None:
+        pytest.fail("no C compiler found: set CC")
+    return found
+
+
+def test_every_instruction_set_gives_the_same_bits(tmp_path: Path) -> None:
+    program = compile_core(compiler(), platform.machine(), tmp_path, optimise=["-O2"], link=[])
+    hashes = run_core([program])
+    assert "scalar" in hashes
+    assert set(hashes.values()) == {GOLDEN}, hashes
+
+
+@pytest.mark.slow
+def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    try:
+        program = compile_core(compiler(), platform.machine(), tmp_path, optimise=["-O1", "-g", *sanitize], link=sanitize)
+    except subprocess.CalledProcessError:
+        probe = tmp_path / "probe.c"
+        probe.write_text("int main(void) { return 0; }\n")
+        if subprocess.run([compiler(), *sanitize, probe, "-o", tmp_path / "probe"], check=False).returncode != 0:
+            pytest.skip("this compiler has no sanitizers")
+        raise
+    assert set(run_core([program]).values()) == {GOLDEN}
+
+
+@pytest.mark.slow
+def test_neon_gives_the_same_bits_under_emulation(tmp_path: Path) -> None:
+    cross, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+    if cross is None or emulator is None:
+        pytest.skip("needs aarch64-linux-gnu-gcc and qemu-aarch64")
+    program = compile_core(cross, "aarch64", tmp_path, optimise=["-O2"], link=["-static"])
+    hashes = run_core([emulator, program])
+    assert "neon" in hashes
+    assert set(hashes.values()) == {GOLDEN}, hashes
