@@ -1,7 +1,8 @@
 /* The SIMD vocabulary of one instruction set (README.md beside this file lists the names).
  *
- * A source that is compiled once per instruction set is given exactly one of these macros by the build. There is
- * no guessing from the compiler's own macros: a file built with -march=native by mistake must not change its kernel.
+ * A source that is compiled once per instruction set is given exactly one of these macros by the build. There
+ * is no guessing from the compiler's own macros: a file built with -march=native by mistake must not change
+ * its kernel.
  */
 #ifndef LE_SIMD_SIMD_H
 #define LE_SIMD_SIMD_H
@@ -10,8 +11,8 @@
 #error "define exactly one of LE_SIMD_AVX512, LE_SIMD_AVX2, LE_SIMD_NEON, LE_SIMD_SCALAR"
 #endif
 
-/* Inlining is forced because every vector argument would otherwise travel through memory, and because two copies of
- * one out-of-line helper, compiled with different flags, must never meet in the linker. */
+/* Inlining is forced because every vector argument would otherwise travel through memory, and because two
+ * copies of one out-of-line helper, compiled with different flags, must never meet in the linker. */
 #define V_INLINE static inline __attribute__((always_inline, unused))
 
 #if defined(LE_SIMD_AVX512)
