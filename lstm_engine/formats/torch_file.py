@@ -152,16 +152,25 @@ def _read_archive(data: bytes, subject: str) -> tuple[Any, TensorBuilder]:
     return value, TensorBuilder(subject, storage_bytes, len(data))
 
 
+class _Directory(io.BytesIO):
+    """An archive whose directory Python's zipfile reads in one piece, and would parse however many entries it has."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        raw = super().read(size)
+        if raw.count(b"PK\x01\x02") > MAX_ZIP_MEMBERS:
+            raise FormatError(f"the archive has more than {MAX_ZIP_MEMBERS:,} members; it is made to exhaust memory")
+        return raw
+
+
 def _entries(data: bytes, subject: str) -> list[ZipInfo]:
     """Return the entries of the archive's directory as they stand there."""
     import zipfile
 
-    # Python parses the directory whole when it opens an archive, so its entries are counted by their signature before.
-    if data.count(b"PK\x01\x02") > MAX_ZIP_MEMBERS:
-        raise FormatError(f"{subject}: the archive has more than {MAX_ZIP_MEMBERS:,} members")
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(_Directory(data)) as archive:
             return archive.infolist()
+    except FormatError as error:
+        raise FormatError(f"{subject}: {error}") from None
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError, OSError, IndexError) as error:
         raise FormatError(f"{subject}: the zip archive is truncated or damaged ({error})") from None
 

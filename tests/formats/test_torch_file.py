@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -317,10 +318,16 @@ def test_other_byte_orders_are_refused_by_name(order: bytes) -> None:
 
 
 def test_too_many_members_are_refused_before_they_are_listed() -> None:
-    entry = b"PK\x01\x02" + bytes(42)
-    data = made.archive(GOOD) + entry * 70_000
-    with pytest.raises(FormatError, match="more than 65,536 members"):
-        read(data)
+    entry = b"PK\x01\x02" + bytes(24) + b"\x01" + bytes(17) + b"a"
+    count, head = 70_000, made.archive(GOOD)
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, len(entry) * count, len(head), 0)
+    with mock.patch("zipfile.ZipInfo", side_effect=AssertionError("parsed")), pytest.raises(FormatError) as caught:
+        read(head + entry * count + end)
+    assert "file.pt: the archive has more than 65,536 members" in str(caught.value)
+    # The same directory with fewer entries is parsed.
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, len(entry), len(head), 0)
+    with mock.patch("zipfile.ZipInfo", side_effect=AssertionError("parsed")), pytest.raises(AssertionError):
+        read(head + entry + end)
 
 
 def test_zip64_sizes_are_read() -> None:
