@@ -64,15 +64,16 @@ def activation(kind: str | Activation, x: ArrayLike, alpha: float | None = None,
         If the kind is not known.
     """
     chosen = kind if isinstance(kind, Activation) else Activation(kind, alpha, beta)
-    assert chosen.alpha is not None and chosen.beta is not None  # Activation puts the defaults in
     with np.errstate(all="ignore"):
-        return _formula(chosen.kind, np.asarray(x, dtype=np.float64), chosen.alpha, chosen.beta)
+        return _formula(chosen, np.asarray(x, dtype=np.float64))
 
 
-def _formula(kind: str, x: Array, alpha: float, beta: float) -> Array:
+def _formula(chosen: Activation, x: Array) -> Array:
+    alpha = np.float64(chosen.alpha)
+    beta = np.float64(chosen.beta)
     # Where the textbook form cancels (gelu, elu) an equal form that does not is used: an oracle has
     # to be right in its last digits.
-    match kind:
+    match chosen.kind:
         case "linear":
             y = x.copy()
         case "sigmoid":
@@ -110,7 +111,7 @@ def _formula(kind: str, x: Array, alpha: float, beta: float) -> Array:
         case "scaled_tanh":
             y = alpha * np.tanh(beta * x)
         case _:
-            raise NotImplementedError(f"reference.activation has no formula for {kind!r}")
+            raise NotImplementedError(f"reference.activation has no formula for {chosen.kind!r}")
     return np.asarray(y, dtype=np.float64)
 
 
@@ -230,14 +231,13 @@ def lstm(
         step, and the reverse direction begins at the last real step of each row (PyTorch, ONNX).
         A length of 0 leaves the initial state.
     mask
-        Booleans, the layout of ``x`` without its features. At a False step the state is kept and the
-        output repeats that of the step processed before, or zeros before the first real step
-        (Keras). The mask holds for every layer. Where ``lengths`` is given as well, it rules the
-        steps before the length.
+        (batch, time) booleans whatever ``time_major``, or (time,) for one sequence. At a False step
+        the state is kept and the output repeats that of the step processed before, or zeros before
+        the first real step (Keras). The mask holds for every layer. Not together with ``lengths``.
     zero_masked
         Whether the output of a masked step is zero instead.
     time_major
-        Whether time is the first axis of ``x``, ``mask`` and the outputs.
+        Whether time is the first axis of ``x`` and the outputs.
 
     Returns
     -------
@@ -259,7 +259,6 @@ def lstm(
         state = None if state is None else (np.asarray(state[0])[:, None], np.asarray(state[1])[:, None])
     elif time_major:
         x = np.swapaxes(x, 0, 1)
-        mask = None if mask is None else np.swapaxes(np.asarray(mask), 0, 1)
     if x.ndim != 3 or x.shape[2] != weights.input_size:
         raise ShapeError(f"x: expected (batch, time, {weights.input_size}), found {x.shape}")
     batch, time, _ = x.shape
@@ -268,6 +267,8 @@ def lstm(
     h0 = _initial("h0", None if state is None else state[0], (cells, batch, weights.output_size))
     c0 = _initial("c0", None if state is None else state[1], (cells, batch, weights.hidden_size))
     within = _within(lengths, batch, time)
+    if lengths is not None and mask is not None:
+        raise ShapeError("mask: expected None where lengths are given, found both; mask the padded steps instead")
     allowed = np.ones((batch, time), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
     if allowed.shape != (batch, time):
         raise ShapeError(f"mask: expected ({batch}, {time}), found {allowed.shape}")
@@ -280,7 +281,14 @@ def lstm(
             place = layer * weights.num_directions + direction
             reverse = weights.direction == "reverse" or direction == 1
             output, h[place], c[place] = _one_direction(
-                layer_input, h0[place], c0[place], cell, within, allowed, zero_masked=zero_masked, reverse=reverse
+                layer_input,
+                h0[place],
+                c0[place],
+                cell,
+                within=within,
+                allowed=allowed,
+                zero_masked=zero_masked,
+                reverse=reverse,
             )
             outputs.append(output)
         layer_input = np.concatenate(outputs, axis=-1)
@@ -315,9 +323,9 @@ def _one_direction(
     h: Array,
     c: Array,
     cell: CellWeights,
+    *,
     within: NDArray[np.bool_],
     allowed: NDArray[np.bool_],
-    *,
     zero_masked: bool,
     reverse: bool,
 ) -> tuple[Array, Array, Array]:
