@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 
@@ -16,7 +16,7 @@ __all__ = ["CONTENDERS", "Blas", "Fused"]
 
 
 class _Ours(Contender):
-    backend: ClassVar[str]
+    backend: ClassVar[Literal["fused", "blas"]]
     variant = "Stream.step, LSTM"
 
     def __init__(self, cell: Cell) -> None:
@@ -74,4 +74,4 @@ class Blas(_Ours):
     backend = "blas"
 
 
-CONTENDERS = (Fused, Blas)
+CONTENDERS: Final[tuple[type[Contender], ...]] = (Fused, Blas)

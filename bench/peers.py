@@ -84,7 +84,7 @@ def onnx_model(weights: LSTMWeights, *, states: bool) -> bytes:
         if states:
             given += ["", f"h{layer}", f"c{layer}"]
         for letter in "hc":
-            shape = [directions, "batch", hidden]
+            shape: list[str | int | None] = [directions, "batch", hidden]
             outputs.append(helper.make_tensor_value_info(f"{letter}n{layer}", TensorProto.FLOAT, shape))
             if states:
                 inputs.append(helper.make_tensor_value_info(f"{letter}{layer}", TensorProto.FLOAT, shape))
@@ -236,7 +236,7 @@ class _Torch(Contender):
         mode: AbstractContextManager[object] = self._torch.inference_mode()
         return mode
 
-    def _tensor(self, array: Array) -> Any:
+    def _tensor(self, array: Array | None) -> Any:
         return self._torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
     def _zero_state(self, *shape: int) -> tuple[Any, Any]:

@@ -44,6 +44,8 @@ class CellResult:
     #: Rates and times of the machine, medians of the same rounds.
     probes: dict[str, float] = field(default_factory=dict)
     limit_seconds: float | None = None
+    #: Part of the CPU's time that was ours while measuring.
+    cpu_share: float = 1.0
 
     def fastest(self, engine: str) -> Entry | None:
         """Return the fastest way that ``engine`` was driven, or None if it was not timed."""
@@ -121,18 +123,17 @@ def _heading(facts: dict[str, Any]) -> list[str]:
     caches = ", ".join(f"{name} {size // 1024} KiB" for name, size in facts["caches_bytes"].items()) or "caches unknown"
     rates = ", ".join(f"{name} {entry['bytes_per_second'] / 1e9:.0f}" for name, entry in facts["bandwidth"].items())
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    lines = [
+    return [
         f"{facts['cpu']}, {facts['cpus']} CPUs, {facts['isa']}, {caches}; {facts['system']}; {facts['date']}",
         versions,
         f"One core: {facts['peak_flops'] / 1e9:.0f} GFLOP/s at {facts['clock_hz'] / 1e9:.2f} GHz; loads, GB/s: {rates}",
     ]
-    # One runnable process is this one.
-    if facts["load_average"] is not None and facts["load_average"] > 1.5:
-        lines.append(f"The machine is busy (load {facts['load_average']:.1f}): read ratios, not times.")
-    return lines
 
 
 # --- the table
+
+#: With less than this part of the CPU's time, a cell is reported as disturbed.
+_UNDISTURBED: Final = 0.97
 
 _COLUMNS: Final = (
     "B,T,I,H",
@@ -243,7 +244,13 @@ def render(
         "speed-up: best peer / ours fused.\nlimit: roofline measured in the same rounds; of limit: limit / ours fused. "
         "empty calls: ours fused / a call of an empty bound method."
     )
-    return "\n".join([*_heading(facts), "", table, "", explained])
+    lines = [*_heading(facts), "", table, "", explained]
+    # Long calls are cut up by other processes, short ones fall between them: then not even ratios can be trusted.
+    if disturbed := [result for result in results if result.cpu_share < _UNDISTURBED]:
+        least = min(result.cpu_share for result in disturbed)
+        names = "  ".join(result.cell.name for result in disturbed)
+        lines.append(f"DISTURBED: other processes took up to {100 * (1 - least):.0f}% of the CPU during {names}")
+    return "\n".join(lines)
 
 
 # --- the file
@@ -282,6 +289,7 @@ def as_json(results: Sequence[CellResult], facts: dict[str, Any], settings: dict
                 "limit": result.limit_seconds,
                 "fraction_of_limit": result.fraction_of_limit,
                 "empty_calls": result.empty_calls,
+                "cpu_share": result.cpu_share,
                 "probes": result.probes,
             }
         )

@@ -81,9 +81,9 @@ def _time_cell(cell: Cell, peers: list[str], roofline: Roofline, seconds: float)
         probes[f"bandwidth_{size}"] = lambda size=size: roofline.sample_bandwidth(size)  # type: ignore[misc]
     if cell.group == "step":
         probes["empty_call_seconds"] = empty_call_seconds
-    timings, medians = measure(contenders, probes, seconds=seconds, one_by_one=cell.group == "step")
+    timings, medians, cpu_share = measure(contenders, probes, seconds=seconds, one_by_one=cell.group == "step")
 
-    result = CellResult(cell, probes=medians)
+    result = CellResult(cell, probes=medians, cpu_share=cpu_share)
     result.limit_seconds = limit_seconds(cell, medians["peak_flops"], lambda size: medians[f"bandwidth_{size}"])
     for contender, timing, error in zip(contenders, timings, errors, strict=True):
         result.entries.append(Entry(contender.engine, contender.variant, timing, error))

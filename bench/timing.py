@@ -113,7 +113,7 @@ def measure(
     seconds: float,
     least_rounds: int = 5,
     one_by_one: bool = False,
-) -> tuple[list[Timing], dict[str, float]]:
+) -> tuple[list[Timing], dict[str, float], float]:
     """Time ``contenders`` and ``probes`` in turns until ``seconds`` have passed.
 
     Parameters
@@ -131,8 +131,9 @@ def measure(
 
     Returns
     -------
-    timings, medians
-        A timing for each contender, in their order, and the median of each probe.
+    timings, medians, cpu_share
+        A timing for each contender, in their order; the median of each probe; and how much of the CPU's time we had,
+        1 if nobody else ran on it.
     """
     timings = [Timing() for _ in contenders]
     probed: dict[str, list[float]] = {name: [] for name in probes}
@@ -143,7 +144,7 @@ def measure(
             count, call_seconds = _inner_loop(timer)
         prepared.append((timer, count, call_seconds, contender.latencies()))
 
-    begin = time.perf_counter()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     rounds = 0
     with garbage_collection_off():
         while rounds < least_rounds or (time.perf_counter() - begin < seconds and rounds < _MOST_ROUNDS):
@@ -160,4 +161,5 @@ def measure(
             for name, probe in probes.items():
                 probed[name].append(probe())
             rounds += 1
-    return timings, {name: statistics.median(values) for name, values in probed.items()}
+    cpu_share = (time.process_time() - begin_cpu) / (time.perf_counter() - begin)
+    return timings, {name: statistics.median(values) for name, values in probed.items()}, cpu_share

@@ -1,7 +1,7 @@
 /* What one core of this machine can do at most: fused multiply-adds a second, and bytes loaded a second.
  *
- * Compiled once per instruction set by bench/roofline.py, which also turns seconds into rates. Every function times
- * itself, so that the cost of calling it from Python is not in the figure.
+ * Compiled once per instruction set by bench/roofline.py, which also turns seconds into rates. Every function
+ * times itself, so that the cost of calling it from Python is not in the figure.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -15,9 +15,15 @@ typedef __m512 vector;
 #define IN_VECTOR_REGISTER "v"
 /* Two units of latency 4 need 8 chains; 16 leave room for longer latencies and still fit 32 registers. */
 #define ACCUMULATORS 16
-static inline vector broadcast(float value) { return _mm512_set1_ps(value); }
-static inline vector load(const float *from) { return _mm512_load_ps(from); }
-static inline vector multiply_add(vector a, vector b, vector c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vector broadcast(float value) {
+    return _mm512_set1_ps(value);
+}
+static inline vector load(const float *from) {
+    return _mm512_load_ps(from);
+}
+static inline vector multiply_add(vector a, vector b, vector c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
 
 #elif defined(ROOFLINE_AVX2)
 
@@ -26,9 +32,15 @@ typedef __m256 vector;
 #define IN_VECTOR_REGISTER "x"
 /* Two units of latency 4 or 5 need 10 chains; with two operands, 12 fit the 16 registers. */
 #define ACCUMULATORS 12
-static inline vector broadcast(float value) { return _mm256_set1_ps(value); }
-static inline vector load(const float *from) { return _mm256_load_ps(from); }
-static inline vector multiply_add(vector a, vector b, vector c) { return _mm256_fmadd_ps(a, b, c); }
+static inline vector broadcast(float value) {
+    return _mm256_set1_ps(value);
+}
+static inline vector load(const float *from) {
+    return _mm256_load_ps(from);
+}
+static inline vector multiply_add(vector a, vector b, vector c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
 
 #elif defined(ROOFLINE_NEON)
 
@@ -37,9 +49,15 @@ typedef float32x4_t vector;
 #define IN_VECTOR_REGISTER "w"
 /* Four units of latency 4 need 16 chains; 24 still fit 32 registers. */
 #define ACCUMULATORS 24
-static inline vector broadcast(float value) { return vdupq_n_f32(value); }
-static inline vector load(const float *from) { return vld1q_f32(from); }
-static inline vector multiply_add(vector a, vector b, vector c) { return vfmaq_f32(c, a, b); }
+static inline vector broadcast(float value) {
+    return vdupq_n_f32(value);
+}
+static inline vector load(const float *from) {
+    return vld1q_f32(from);
+}
+static inline vector multiply_add(vector a, vector b, vector c) {
+    return vfmaq_f32(c, a, b);
+}
 
 #else /* scalar C: multiply and add, because a fused operation may be a library call here */
 
@@ -51,11 +69,18 @@ typedef float vector;
 #else
 #define IN_VECTOR_REGISTER "f"
 #endif
-/* Two units each for multiplying and adding, latency 3 or 4 each: 14 chains, which with two operands fit 16 registers. */
+/* Two units each for multiplying and adding, latency 3 or 4 each: 14 chains, which with two operands fit 16
+ * registers. */
 #define ACCUMULATORS 14
-static inline vector broadcast(float value) { return value; }
-static inline vector load(const float *from) { return *from; }
-static inline vector multiply_add(vector a, vector b, vector c) { return a * b + c; }
+static inline vector broadcast(float value) {
+    return value;
+}
+static inline vector load(const float *from) {
+    return *from;
+}
+static inline vector multiply_add(vector a, vector b, vector c) {
+    return a * b + c;
+}
 
 #endif
 
@@ -79,41 +104,47 @@ static inline vector multiply_add(vector a, vector b, vector c) { return a * b +
 /* Chained additions of one turn of the clock loop. */
 #define ADDITIONS_PER_TURN 16
 
-static double seconds_now(void)
-{
+static double seconds_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
 /* Floating-point operations of one turn of roofline_multiply_add_seconds; a multiply-add counts as two. */
-size_t roofline_flops_per_turn(void) { return 2 * LANES * ACCUMULATORS; }
+size_t roofline_flops_per_turn(void) {
+    return 2 * LANES * ACCUMULATORS;
+}
 
 /* roofline_load_seconds reads whole blocks of this many bytes from an address that is a multiple of it. */
-size_t roofline_block_bytes(void) { return LOADS_PER_TURN * sizeof(vector); }
+size_t roofline_block_bytes(void) {
+    return LOADS_PER_TURN * sizeof(vector);
+}
 
 /* Additions of one turn of roofline_clock_seconds. */
-size_t roofline_additions_per_turn(void) { return ADDITIONS_PER_TURN; }
+size_t roofline_additions_per_turn(void) {
+    return ADDITIONS_PER_TURN;
+}
 
 /* Seconds that `turns` turns of independent multiply-add chains take.
  *
- * factor and addend come from the caller so that the compiler cannot compute the result; with |factor| < 1 the chains
- * settle at addend / (1 - factor), far from denormals and infinities. The sum goes to *sink.
+ * factor and addend come from the caller so that the compiler cannot compute the result; with |factor| < 1
+ * the chains settle at addend / (1 - factor), far from denormals and infinities. The sum goes to *sink.
  */
-double roofline_multiply_add_seconds(size_t turns, float factor, float addend, float *sink)
-{
+double roofline_multiply_add_seconds(size_t turns, float factor, float addend, float *sink) {
     const vector factors = broadcast(factor);
     const vector addends = broadcast(addend);
-    /* Variables, not an array: compilers unroll too late to keep an array in registers, and would measure stores. */
+    /* Variables, not an array: compilers unroll too late to keep an array in registers, and would measure
+     * stores. */
 #define START(chain) vector chain_##chain = broadcast((float)(chain + 1));
     EACH_CHAIN(START)
 #undef START
 
     const double start = seconds_now();
     for (size_t turn = 0; turn < turns; ++turn) {
-        /* The empty asm makes the chain opaque: the compiler neither joins turns nor makes vectors of scalar chains. */
-#define ADVANCE(chain) \
-    chain_##chain = multiply_add(chain_##chain, factors, addends); \
+        /* The empty asm makes the chain opaque: the compiler neither joins turns nor makes vectors of scalar
+         * chains. */
+#define ADVANCE(chain)                                                                                       \
+    chain_##chain = multiply_add(chain_##chain, factors, addends);                                           \
     __asm__ volatile("" : "+" IN_VECTOR_REGISTER(chain_##chain));
         EACH_CHAIN(ADVANCE)
 #undef ADVANCE
@@ -130,19 +161,18 @@ double roofline_multiply_add_seconds(size_t turns, float factor, float addend, f
     return stop - start;
 }
 
-static inline void load_block(const float *block)
-{
+static inline void load_block(const float *block) {
 #pragma GCC unroll 8
     for (size_t place = 0; place < LOADS_PER_TURN; ++place) {
         const vector value = load(block + place * LANES);
-        /* Uses the register and nothing else: the loop is loads, as in a matrix times vector product at its best. */
+        /* Uses the register and nothing else: the loop is loads, as in a matrix times vector product at its
+         * best. */
         __asm__ volatile("" : : IN_VECTOR_REGISTER(value));
     }
 }
 
 /* Blocks begin to end of each of `streams` parts, side by side, a block of each in turn. */
-static void load_range(const float *data, size_t begin, size_t end, size_t part, size_t streams)
-{
+static void load_range(const float *data, size_t begin, size_t end, size_t part, size_t streams) {
     if (streams == 1) { /* no second loop: in the first level it would show */
         for (size_t block = begin; block < end; ++block)
             load_block(data + block * LOADS_PER_TURN * LANES);
@@ -155,15 +185,14 @@ static void load_range(const float *data, size_t begin, size_t end, size_t part,
 
 /* Seconds that loading `bytes` bytes `passes` times takes, after `warm_passes` untimed ones.
  *
- * data is aligned to roofline_block_bytes(); bytes is a multiple of streams times that, chunk_bytes of that, and none is
- * 0. The data is walked in `streams` equal parts at once: more streams keep more requests to far memory on their way.
- * With pendulum set, every second pass walks the chunks of each part backward (but forward inside a chunk, which is
- * the way that prefetchers like), so that the end of the last pass is still in the nearer cache: for a set that does not
- * quite fit.
+ * data is aligned to roofline_block_bytes(); bytes is a multiple of streams times that, chunk_bytes of that,
+ * and none is 0. The data is walked in `streams` equal parts at once: more streams keep more requests to far
+ * memory on their way. With pendulum set, every second pass walks the chunks of each part backward (but
+ * forward inside a chunk, which is the way that prefetchers like), so that the end of the last pass is still
+ * in the nearer cache: for a set that does not quite fit.
  */
-double roofline_load_seconds(const float *data, size_t bytes, size_t chunk_bytes, size_t streams, int pendulum,
-    size_t warm_passes, size_t passes)
-{
+double roofline_load_seconds(const float *data, size_t bytes, size_t chunk_bytes, size_t streams,
+                             int pendulum, size_t warm_passes, size_t passes) {
     const size_t part = bytes / streams / (LOADS_PER_TURN * sizeof(vector));
     const size_t chunk = chunk_bytes / (LOADS_PER_TURN * sizeof(vector));
     double start = seconds_now();
@@ -183,12 +212,12 @@ double roofline_load_seconds(const float *data, size_t bytes, size_t chunk_bytes
     return seconds_now() - start;
 }
 
-/* Seconds that `turns` turns of dependent integer additions take, one addition a clock cycle on every CPU known to us.
+/* Seconds that `turns` turns of dependent integer additions take, one addition a clock cycle on every CPU
+ * known to us.
  *
  * The step is a variable: some CPUs add small constants while renaming registers, in no time at all.
  */
-double roofline_clock_seconds(size_t turns, uint64_t step, uint64_t *sink)
-{
+double roofline_clock_seconds(size_t turns, uint64_t step, uint64_t *sink) {
     uint64_t sum = 0;
     const double start = seconds_now();
     for (size_t turn = 0; turn < turns; ++turn) {
