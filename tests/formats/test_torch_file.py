@@ -201,8 +201,8 @@ def test_a_storage_smaller_than_it_claims_is_refused(claimed: int) -> None:
 
 
 def test_a_second_size_of_the_same_storage_is_no_way_around() -> None:
-    entries = made.mapping(a=made.tensor((4,)), b=made.tensor((2**40,), block=made.storage(size=2**41)))
-    with pytest.raises(FormatError, match=r"file\.pt: b: "):
+    entries = made.mapping(a=made.tensor((4,)), b=made.tensor((8,), block=made.storage(size=8)))
+    with pytest.raises(FormatError, match=r"file\.pt: b: .* reaches element 7 of a storage of 4"):
         read(made.archive(entries))
 
 

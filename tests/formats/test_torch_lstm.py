@@ -167,6 +167,15 @@ def test_tensors_at_the_top_are_no_lstm() -> None:
         lstm_weights_from_torch(DATA / "checkpoint.pt", "")
 
 
+def test_a_prefix_is_a_path_from_the_top() -> None:
+    for prefix in ("rnn", "encoder", "net.rnn"):
+        with pytest.raises(UnsupportedModelError, match="found nothing there"):
+            lstm_weights_from_torch(state(prefix="net.encoder.rnn."), prefix)
+    for prefix in ("encoder.rnn", "net.encoder.rnn"):
+        assert lstm_weights_from_torch(state(prefix="net.encoder.rnn."), prefix).hidden_size == 4
+    assert lstm_weights_from_torch(state(prefix="encoder._orig_mod.rnn."), "encoder.rnn").hidden_size == 4
+
+
 def test_two_models_in_a_file_need_the_whole_path() -> None:
     path = DATA / "two_models.pt"
     for prefix in (None, "rnn"):

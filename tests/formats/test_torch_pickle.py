@@ -238,6 +238,7 @@ DAMAGED = {
     "odd items": (made.EMPTY_DICT + made.MARK + made.NONE + made.SETITEMS, "key"),
     "key that is a list": (made.EMPTY_DICT + made.EMPTY_LIST + made.NONE + made.SETITEM, "list"),
     "nested key": (made.EMPTY_DICT + made.EMPTY_TUPLE + made.TUPLE1 + made.NONE + made.SETITEM, "tuple"),
+    "key that may collide": (made.EMPTY_DICT + made.integer(2**61 - 1) + made.NONE + made.SETITEM, "key"),
     "key that is a tensor": (made.EMPTY_DICT + made.tensor() + made.NONE + made.SETITEM, "torch.Tensor"),
     "set of lists": (b"\x8f" + made.MARK + made.EMPTY_LIST + b"\x90", "list"),
     "frozen set of lists": (made.MARK + made.EMPTY_LIST + b"\x91", "list"),
@@ -299,7 +300,7 @@ def _repeated(body: bytes, count: int) -> bytes:
 BOMBS = {
     "opcodes": (_repeated(made.NONE + made.TUPLE2, limits.PICKLE_MAX_OPCODES), "opcodes|objects"),
     "puts": (_repeated(b"q\x00", limits.PICKLE_MAX_OPCODES), "opcodes"),
-    "stack": (_repeated(made.NONE, limits.PICKLE_MAX_STACK + 1), "stack"),
+    "stack": (_repeated(made.NONE, limits.PICKLE_MAX_STACK + 1), "stand on the stack"),
     "marks": (made.MARK * (limits.PICKLE_MAX_MARKS + 1), "marks"),
     "containers": (made.EMPTY_LIST + (made.EMPTY_DICT + made.APPEND) * (limits.PICKLE_MAX_CONTAINERS + 1), "objects"),
     "copies of a long text": (
