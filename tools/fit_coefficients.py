@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from mpmath import cos, erf, erfc, exp, expm1, lu_solve, log, log1p, matrix, mp, mpf, nstr, pi, sqrt, tanh
+from mpmath import cos, erf, erfc, exp, expm1, log, log1p, lu_solve, matrix, mp, mpf, nstr, pi, sqrt, tanh
 from numpy.typing import NDArray
 
 mp.dps = 40
@@ -95,10 +95,17 @@ def linear_minimax(
             column[j] = sign * rows[entering][j]
         column[unknowns] = 1
         change = lu_solve(basis, column)
-        leaving = min(
-            (k for k in range(unknowns + 1) if change[k] > 0), key=lambda k: abs(share[k]) / change[k]
-        )
+        leaving = min((k for k in range(unknowns + 1) if change[k] > 0), key=lambda k: abs(share[k]) / change[k])
         reference[leaving] = entering
+
+
+#: Coefficients by side, "p" for the numerator and "q" for the denominator, and power.
+Coefficients = dict[tuple[str, int], mpf]
+
+
+def polynomial(coefficients: Coefficients, side: str, x: mpf) -> mpf:
+    """Return the value of one side of a fraction at ``x``."""
+    return sum(value * x**power for (owner, power), value in coefficients.items() if owner == side)
 
 
 @dataclass
@@ -134,25 +141,19 @@ class Fit:
         """Fit, round, and keep the float32 coefficients in ``p`` and ``q`` and the rounded fraction's error."""
         xs = [x for x in chebyshev_grid(self.low, self.high) if x != 0]
         values = [self.function(x) for x in xs]
-        known_p: dict[int, mpf] = {k: mpf(c) for k, c in self.fixed.items()}
-        known_q: dict[int, mpf] = {0: mpf(1)}
+        known = {("p", power): mpf(value) for power, value in self.fixed.items()} | {("q", 0): mpf(1)}
         previous = [self.first_guess(x) for x in xs]
-        # Highest influence first: the low powers act over the whole interval.
+        # Lowest powers first: they act over the whole interval.
         order = sorted([(k, "p") for k in self.numerator] + [(k, "q") for k in self.denominator])
-        while True:
-            free_p = [k for k in self.numerator if k not in known_p]
-            free_q = [k for k in self.denominator if k not in known_q]
-            p, q, previous = self._solve(xs, values, known_p, known_q, free_p, free_q, previous)
-            if not free_p and not free_q:
-                break
-            power, side = next((k, s) for k, s in order if k not in (known_p if s == "p" else known_q))
-            exact = p[power] if side == "p" else q[power]
-            (known_p if side == "p" else known_q)[power] = mpf(float(to_float32(exact)))
-        self.p = {k: np.float32(float(c)) for k, c in sorted(p.items())}
-        self.q = {k: np.float32(float(c)) for k, c in sorted(q.items())}
+        for power, side in order:
+            fitted, previous = self._solve(xs, values, known, previous)
+            known[side, power] = mpf(float(to_float32(fitted[side, power])))
+        self.p = {k: np.float32(float(c)) for (side, k), c in sorted(known.items()) if side == "p"}
+        self.q = {k: np.float32(float(c)) for (side, k), c in sorted(known.items()) if side == "q"}
+        fractions = [polynomial(known, "p", x) / polynomial(known, "q", x) for x in xs]
         self.error = max(
-            abs(sum(c * x**k for k, c in p.items()) / sum(c * x**k for k, c in q.items()) - value) / scale
-            for x, value, scale in zip(xs, values, self._scales(xs), strict=True)
+            abs(fraction - value) / scale
+            for fraction, value, scale in zip(fractions, values, self._scales(xs), strict=True)
         )
         return self
 
@@ -160,34 +161,29 @@ class Fit:
         return [abs((self.relative_to or self.function)(x)) for x in xs]
 
     def _solve(
-        self,
-        xs: list[mpf],
-        values: list[mpf],
-        known_p: dict[int, mpf],
-        known_q: dict[int, mpf],
-        free_p: list[int],
-        free_q: list[int],
-        denominators: list[mpf],
-    ) -> tuple[dict[int, mpf], dict[int, mpf], list[mpf]]:
-        """Fit the free coefficients: linear fits of N - f D, each weighted by the denominator of the one before."""
+        self, xs: list[mpf], values: list[mpf], known: Coefficients, denominators: list[mpf]
+    ) -> tuple[Coefficients, list[mpf]]:
+        """Fit what is not ``known``: linear fits of N - f D, each weighted by the denominator of the one before."""
+        free_p = [k for k in self.numerator if ("p", k) not in known]
+        free_q = [k for k in self.denominator if ("q", k) not in known]
+        free = [("p", k) for k in free_p] + [("q", k) for k in free_q]
         columns = [[x**k for x in xs] for k in free_p]
         columns += [[-value * x**k for x, value in zip(xs, values, strict=True)] for k in free_q]
         target = [
-            value * sum(c * x**k for k, c in known_q.items()) - sum(c * x**k for k, c in known_p.items())
-            for x, value in zip(xs, values, strict=True)
+            value * polynomial(known, "q", x) - polynomial(known, "p", x) for x, value in zip(xs, values, strict=True)
         ]
         reference: list[int] = []
+        fitted = dict(known)
         for _ in range(25 if free_q else 1):
             weight = [1 / (scale * d) for scale, d in zip(self._scales(xs), denominators, strict=True)]
             solution = linear_minimax(columns, target, weight, reference)
-            p = {**known_p, **dict(zip(free_p, solution[: len(free_p)], strict=True))}
-            q = {**known_q, **dict(zip(free_q, solution[len(free_p) :], strict=True))}
+            fitted = {**known, **dict(zip(free, solution, strict=True))}
             before = denominators
-            denominators = [sum(c * x**k for k, c in q.items()) for x in xs]
+            denominators = [polynomial(fitted, "q", x) for x in xs]
             assert min(denominators) > 0, f"{self.name}: the denominator has a zero"
             if max(abs(a / b - 1) for a, b in zip(denominators, before, strict=True)) < mpf("1e-12"):
                 break
-        return p, q, denominators
+        return fitted, denominators
 
 
 def fma32(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
@@ -242,7 +238,8 @@ def all_fits() -> list[tuple[str, np.float32, str]]:
     ]
 
     def report(prefix: str, fit: Fit) -> None:
-        remark = f"{fit.name}: largest relative error {nstr(fit.error / UNIT, 3)} * 2^-24 on [{nstr(fit.low, 4)}, {nstr(fit.high, 4)}]"
+        interval = f"[{nstr(fit.low, 4)}, {nstr(fit.high, 4)}]"
+        remark = f"{fit.name}: largest relative error {nstr(fit.error / UNIT, 3)} * 2^-24 on {interval}"
         single = len(fit.q) == 1
         for letter, side in (("P", fit.p), ("Q", fit.q)):
             for power, value in side.items():
