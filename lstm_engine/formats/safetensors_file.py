@@ -105,15 +105,19 @@ def read_safetensors_bytes(data: bytes, subject: str) -> tuple[dict[str, NDArray
         raise FormatError(f"{subject}: the safetensors file is truncated or damaged ({error})") from None
     if len(entries) > MAX_TENSORS:
         raise FormatError(f"{subject}: the file has more than {MAX_TENSORS:,} tensors")
+    names, metadata = _header(data[8 : 8 + header_bytes], subject)
+    found = dict(entries)
     tensors: dict[str, NDArray[Any]] = {}
     unsupported: dict[str, str] = {}
-    for name, entry in entries:
+    # The package promises no order of its own, and the first problem has to be the same one each time.
+    for name in names:
+        entry = found[name]
         array = _array(subject, name, entry["dtype"], tuple(entry["shape"]), entry["data"])
         if array is None:
             unsupported[name] = f"its dtype {entry['dtype']} is not read"
         else:
             tensors[name] = array
-    return tensors, unsupported, _metadata(data[8 : 8 + header_bytes], subject)
+    return tensors, unsupported, metadata
 
 
 def _array(subject: str, name: str, dtype: str, shape: tuple[int, ...], raw: bytes) -> NDArray[Any] | None:
@@ -135,8 +139,8 @@ def _array(subject: str, name: str, dtype: str, shape: tuple[int, ...], raw: byt
     return array
 
 
-def _metadata(header: bytes, subject: str) -> dict[str, str]:
-    """Return the metadata of a header that the package has accepted."""
+def _header(header: bytes, subject: str) -> tuple[list[str], dict[str, str]]:
+    """Return the names of the tensors and the metadata of a header that the package has accepted."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -145,5 +149,6 @@ def _metadata(header: bytes, subject: str) -> dict[str, str]:
             raise UnsafeFileError(f"{subject}: the header names something twice; the file is made to mislead")
         return found
 
-    metadata: dict[str, str] = json.loads(header, object_pairs_hook=once).get("__metadata__") or {}
-    return metadata
+    parsed = json.loads(header, object_pairs_hook=once)
+    metadata: dict[str, str] = parsed.pop("__metadata__", None) or {}
+    return list(parsed), metadata

@@ -52,6 +52,11 @@ def test_a_dtype_that_is_not_read_is_named() -> None:
     assert read_tensors(DATA / "float8.safetensors").unsupported == {"w": "its dtype F8_E4M3 is not read"}
 
 
+def test_tensors_come_in_the_order_of_the_file() -> None:
+    header = {name: entry(begin=16 * place, end=16 * place + 16) for place, name in enumerate("cabxyd")}
+    assert list(read(file_of(header, bytes(96)))[0]) == list("cabxyd")
+
+
 def test_a_file_without_metadata_has_none() -> None:
     tensors, unsupported, metadata = read(file_of({"w": entry()}))
     assert (list(tensors), unsupported, metadata) == (["w"], {}, {})
