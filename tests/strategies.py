@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
@@ -36,6 +37,11 @@ PARAMETERS = {
     "thresholded_relu": (0.05, 0.0),
     "scaled_tanh": (1.1, 0.7),
 }
+
+
+def examples(count: int) -> settings:
+    """Return settings for ``count`` examples; for 30 times as many under the profile "thorough"."""
+    return settings(max_examples=count * (1 if settings.default.derandomize else 30))
 
 
 # ---------------------------------------------------------------------------------------------- engines
