@@ -1,0 +1,373 @@
+"""The command line tool ``lstm-engine``: look into a model file, run it, see the demo.
+
+A failure is one message on standard error and exit status 2, the same as for wrong arguments; anything else that ends
+in a traceback is a fault of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .errors import FormatError, LstmEngineError, ShapeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .formats.torch_modules import TorchModule
+    from .model import Model
+
+__all__ = ["main"]
+
+_FAILED: Final = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool.
+
+    Parameters
+    ----------
+    arguments
+        The command line without the program's name; that of the process if None.
+
+    Returns
+    -------
+    int
+        The exit status: 0, 1 if the demo's figures are not as they must be, 2 for a failure.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone (as `head` does): not an error, but Python must not try to flush at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except LstmEngineError as error:
+        return _complain(str(error))
+    except OSError as error:
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+    except MemoryError as error:
+        return _complain(f"out of memory{f' ({error})' if str(error) else ''}; use a smaller --batch-size or input")
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    return status
+
+
+def _complain(message: str, status: int = _FAILED) -> int:
+    print(f"lstm-engine: {message}", file=sys.stderr)
+    return status
+
+
+# --- Arguments --------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="lstm-engine",
+        description="Fast, small and dependable LSTM inference on a CPU, for models trained in Keras or PyTorch.",
+        epilog="Failures are one message on standard error and exit status 2.",
+    )
+    parser.add_argument("--version", action="version", version=f"lstm-engine {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_info(commands)
+    _add_predict(commands)
+    _add_demo(commands)
+    _add_config(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, description: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=description.partition(":")[0],
+        description=description,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_info(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "info",
+        _info,
+        "Show what a model file holds: for a Keras model its layers, inputs and outputs; for a PyTorch or "
+        "safetensors file the modules that its tensors come from, and the line that loads each.",
+    )
+    parser.add_argument("file", metavar="FILE", help=".keras, .h5, .pt, .pth or .safetensors; judged by content")
+
+
+def _add_predict(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "predict",
+        _predict,
+        "Run a model on arrays: what the framework's own predict gives for them.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a whole model: .keras or .h5")
+    parser.add_argument(
+        "--input",
+        "-i",
+        metavar="FILE",
+        action="append",
+        required=True,
+        help=".npy; once for each input of the model, in its order, or one .npz with the inputs by name",
+    )
+    parser.add_argument(
+        "--output",
+        "-o",
+        metavar="FILE",
+        action="append",
+        required=True,
+        help=".npy; once for each output of the model, in its order, or one .npz that gets the outputs by name",
+    )
+    parser.add_argument(
+        "--batch-size", metavar="ROWS", type=_positive, default=64, help="rows of the input at a time (default: 64)"
+    )
+    parser.add_argument("--progress", action="store_true", help="show a progress bar")
+    parser.add_argument("--compute-type", choices=["float32", "float64"], default="float32", help="default: float32")
+    parser.add_argument("--backend", choices=["auto", "fused", "blas"], default="auto", help="default: auto")
+
+
+def _add_demo(commands: Any) -> None:
+    from . import demo
+
+    parser = _command(
+        commands,
+        "demo",
+        _demo,
+        "Run the two shipped models on held-out data: compare them with what Keras and PyTorch made of it, write text "
+        "character by character, and measure a step. Exit status 1 if a figure is not as it must be.",
+    )
+    parser.add_argument(
+        "--characters",
+        metavar="N",
+        type=_natural,
+        default=demo.CHARACTERS,
+        help=f"characters of text to write (default: {demo.CHARACTERS})",
+    )
+    parser.add_argument(
+        "--temperature",
+        metavar="T",
+        type=_temperature,
+        default=demo.TEMPERATURE,
+        help=f"of the text: 0 is the likeliest, above 1 wild (default: {demo.TEMPERATURE})",
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=_natural, default=demo.SEED, help=f"of the text (default: {demo.SEED})"
+    )
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        type=_text,
+        default=demo.PROMPT,
+        help="what the text goes on from (default: held-out text)",
+    )
+
+
+def _add_config(commands: Any) -> None:
+    _command(
+        commands, "config", _config, "Show what is in use here: version, instruction set, backends, threads, BLAS."
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, found {text!r}")
+    return int(text)
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected at least one character, found none")
+    return text
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, found {text!r}")
+    return value
+
+
+# --- info -------------------------------------------------------------------------------------------------------------
+
+
+def _info(options: argparse.Namespace) -> int:
+    from .formats.detect import detect
+
+    found = detect(options.file)
+    shower = _SHOWERS.get(found.kind)
+    if shower is None:
+        raise FormatError(
+            f"{options.file}: expected a model file (.keras, .h5, .pt or .safetensors), found {found.phrase}"
+        )
+    lines = shower(options.file)
+    print(f"{options.file}: {found.phrase}, {Path(options.file).stat().st_size:,} bytes")
+    print(*lines, sep="\n")
+    return 0
+
+
+def _keras_lines(path: str) -> list[str]:
+    from .formats.keras import describe_keras_file
+    from .loading import load
+
+    lines = [f"saved by Keras {describe_keras_file(path).version}", ""]
+    load(path).summary(lines.append)
+    return lines
+
+
+#: How a module of PyTorch is loaded, by its kind.
+_LOADERS: Final = {
+    "LSTM": ("le.LSTM.from_torch",),
+    "LSTMCell": ("le.LSTM.from_torch",),
+    "Linear": ("le.Dense.from_torch",),
+    "Linear or Embedding": ("le.Dense.from_torch", "le.Embedding.from_torch"),
+}
+
+
+def _torch_lines(path: str) -> list[str]:
+    from .formats.torch_lstm import describe_torch_file
+
+    modules = describe_torch_file(path)
+    shapes = [shape for module in modules for shape in module.shapes.values()]
+    parameters = sum(math.prod(shape) for shape in shapes if shape is not None)
+    lines = [f"{len(shapes)} tensors, {parameters:,} parameters, in {len(modules)} modules"]
+    for module in modules:
+        lines += ["", *_module_lines(path, module)]
+    if any(module.kind in _LOADERS for module in modules):
+        lines += [
+            "",
+            "The file has weights and no architecture: put the layers together as the model's forward() does,",
+            "for instance le.Sequential([lstm, le.LastStep(), head]).",
+        ]
+    return lines
+
+
+def _module_lines(path: str, module: TorchModule) -> list[str]:
+    lines = [module.describe()]
+    lines += [f"    {loader}({path!r}, {module.name!r})" for loader in _LOADERS.get(module.kind, ())]
+    if module.kind not in _LOADERS:
+        shown = {short: "cannot be read" if shape is None else shape for short, shape in module.shapes.items()}
+        lines += [f"    {module.tensor(short)}: {what}" for short, what in shown.items()]
+    return lines
+
+
+#: What is shown of a file, by its kind.
+_SHOWERS: Final[dict[str, Callable[[str], list[str]]]] = {
+    "keras": _keras_lines,
+    "keras-h5": _keras_lines,
+    "torch-zip": _torch_lines,
+    "torch-legacy": _torch_lines,
+    "safetensors": _torch_lines,
+}
+
+
+# --- predict ----------------------------------------------------------------------------------------------------------
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from .array_files import check_output, write_arrays
+    from .loading import load
+
+    # All that can be known to be wrong is said before anything is computed.
+    model = load(options.model, compute_type=options.compute_type, backend=options.backend)
+    outputs = [output.name for output in model.outputs]
+    groups = _output_groups(options.output, outputs)
+    for path, names in groups.items():
+        check_output(path, len(names))
+    inputs = _inputs(options.input, model)
+
+    result = model.predict(tuple(inputs), batch_size=options.batch_size, progress=options.progress)
+    arrays = dict(zip(outputs, result if isinstance(result, tuple) else (result,), strict=True))
+    for path, names in groups.items():
+        write_arrays(path, {name: arrays[name] for name in names})
+        for name in names:
+            print(f"{path}: {name} {arrays[name].shape} {arrays[name].dtype}")
+    return 0
+
+
+def _output_groups(paths: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """Return which outputs go to which file."""
+    if len(paths) == 1:
+        return {paths[0]: list(names)}
+    if len(paths) != len(names) or len(set(paths)) != len(paths):
+        raise ShapeError(
+            f"--output: expected one .npz, or {len(names)} different files for the outputs {', '.join(names)}, "
+            f"found {', '.join(paths)}"
+        )
+    return {path: [name] for path, name in zip(paths, names, strict=True)}
+
+
+def _inputs(paths: Sequence[str], model: Model) -> list[NDArray[Any]]:
+    """Read the model's inputs in its own order."""
+    from .array_files import read_arrays
+
+    names = [tensor.name for tensor in model.inputs]
+    found = [read_arrays(path) for path in paths]
+    if len(found) == 1 and isinstance(found[0], dict):
+        given = found[0]
+        if len(names) == 1 and len(given) == 1:
+            return list(given.values())
+        if set(given) != set(names):
+            raise ShapeError(
+                f"{paths[0]}: expected arrays named as the model's inputs, {', '.join(names)}; found {', '.join(given)}"
+            )
+        return [given[name] for name in names]
+    arrays = []
+    for path, array in zip(paths, found, strict=True):
+        if isinstance(array, dict):
+            raise FormatError(
+                f"{path}: expected a .npy file; an .npz file must be the only --input, with all inputs by name"
+            )
+        arrays.append(array)
+    if len(arrays) != len(names):
+        raise ShapeError(
+            f"--input: expected {len(names)} arrays for the inputs {', '.join(names)}, found {len(arrays)}; "
+            "give --input once for each, in this order"
+        )
+    return arrays
+
+
+# --- demo and config --------------------------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from . import demo
+
+    return demo.run(
+        characters=options.characters, temperature=options.temperature, seed=options.seed, prompt=options.prompt
+    )
+
+
+def _config(options: argparse.Namespace) -> int:
+    from .configuration import config
+
+    for name, value in config().items():
+        print(f"{name.replace('_', ' '):<18} {_shown(value)}")
+    return 0
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}{'' if runs else ' (not on this CPU)'}" for name, runs in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)

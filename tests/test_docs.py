@@ -1,0 +1,126 @@
+"""Every Python snippet of the documentation runs, and prints what the documentation says that it prints.
+
+The ``python`` blocks of a page run one after the other in one namespace, in a folder that looks like the root of a
+clone. A ``text`` block that directly follows a ``python`` block is what that block prints. In a ``console`` block each
+line ``$ lstm-engine ...`` is run, and the lines behind it are what it prints; ``...`` stands for anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lstm_engine.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(
+    r"^(?P<fence>```+)(?P<language>[\w+-]*)[^\n]*\n(?P<body>.*?)^(?P=fence)[ \t]*$", re.MULTILINE | re.DOTALL
+)
+LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(?:#[^)]*)?\)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    language: str
+    body: str
+    line: int
+    #: Body of the ``text`` block directly behind it, or None.
+    prints: str | None
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = list(FENCE.finditer(text))
+    for place, match in enumerate(found):
+        prints = None
+        following = found[place + 1] if place + 1 < len(found) else None
+        if following and following["language"] == "text" and not text[match.end() : following.start()].strip():
+            prints = following["body"]
+        yield Block(match["language"], match["body"], text.count("\n", 0, match.start()) + 2, prints)
+
+
+def pages_with(language: str) -> list[Path]:
+    return [page for page in PAGES if any(block.language == language for block in blocks(page))]
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that snippets read, in which they may write without leaving a trace."""
+    (tmp_path / "lstm_engine").mkdir()
+    (tmp_path / "lstm_engine/data").symlink_to(ROOT / "lstm_engine/data")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def pattern(expected: str) -> str:
+    return ".*".join(re.escape(part) for part in expected.split("..."))
+
+
+def run_snippets(page: Path) -> None:
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language != "python":
+            continue
+        # Padded, so that a traceback names the line of the page.
+        code = compile("\n" * (block.line - 1) + block.body, str(page), "exec")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(code, namespace)
+        if block.prints is not None:
+            assert printed.getvalue() == block.prints, f"{page.name}:{block.line}"
+
+
+def run_command(words: list[str]) -> tuple[int, str]:
+    """Run the command line tool; return its status and all that it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        status = main(words)
+    return status, printed.getvalue().rstrip()
+
+
+@pytest.mark.parametrize("page", pages_with("python"), ids=lambda page: page.name)
+@pytest.mark.usefixtures("clone")
+def test_snippets_run(page: Path) -> None:
+    run_snippets(page)
+
+
+@pytest.mark.parametrize("page", pages_with("console"), ids=lambda page: page.name)
+@pytest.mark.usefixtures("clone")
+def test_commands_run(page: Path) -> None:
+    run_snippets(page)  # commands use what the snippets wrote, as they do for a reader who goes from top to bottom
+    for block in blocks(page):
+        if block.language != "console":
+            continue
+        for session in re.split(r"^\$ ", block.body, flags=re.MULTILINE)[1:]:
+            command, _, expected = session.partition("\n")
+            words = shlex.split(command)
+            if words[0] != "lstm-engine":
+                continue
+            status, printed = run_command(words[1:])
+            where = f"{page.name}:{block.line}: {command}\n{printed}"
+            assert status == (2 if expected.startswith("lstm-engine: ") else 0), where
+            if expected.strip():
+                assert re.fullmatch(pattern(expected.rstrip()), printed, re.DOTALL), where
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for match in LINK.finditer(page.read_text(encoding="utf-8")):
+        target = match["target"]
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_has_snippets() -> None:
+    assert sum(block.language == "python" for block in blocks(ROOT / "README.md")) >= 5
