@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .errors import ShapeError
 
-__all__ = ["Axes", "as_float_array", "as_index_array", "as_lengths", "as_mask", "describe_axes"]
+__all__ = ["Axes", "as_float_array", "as_index_array", "as_lengths", "as_mask", "as_plain_array", "describe_axes"]
 
 #: The axes of an expected array: an int is a size that must match, a str the name of a free axis.
 Axes = Sequence[int | str]
@@ -38,8 +38,14 @@ def describe_axes(axes: Axes) -> str:
     return f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
 
 
-def _as_array(value: ArrayLike, name: str) -> NDArray[Any]:
-    """Return ``value`` as a plain array of real numbers, of any dtype and layout."""
+def as_plain_array(value: ArrayLike, name: str) -> NDArray[Any]:
+    """Return ``value`` as a plain array of real numbers, of any shape, dtype and layout; itself if it is one.
+
+    Raises
+    ------
+    ShapeError
+        If it is none.
+    """
     if isinstance(value, np.ma.MaskedArray):
         raise ShapeError(
             f"{name}: expected a plain array, found a numpy masked array, whose mask would be lost; "
@@ -123,7 +129,7 @@ def as_float_array(
         If the rank, a size, the dtype or a value does not fit.
     """
     wanted = np.dtype(dtype)
-    array = _as_array(value, name)
+    array = as_plain_array(value, name)
     _check_axes(array, name, axes)
     if array.dtype == wanted:
         return _laid_out(array, wanted)
@@ -166,7 +172,7 @@ def as_index_array(value: ArrayLike, name: str, axes: Axes | None = None) -> NDA
     ShapeError
         If the rank, a size or the dtype does not fit or a value is no whole number.
     """
-    array = _as_array(value, name)
+    array = as_plain_array(value, name)
     _check_axes(array, name, axes)
     if array.dtype.kind == "b":
         raise ShapeError(f"{name}: expected integer indices, found dtype bool; convert it to int32 first")
@@ -202,7 +208,7 @@ def as_mask(value: ArrayLike, name: str, axes: Axes | None = None) -> NDArray[np
     ShapeError
         If the rank, a size, the dtype or a value does not fit.
     """
-    array = _as_array(value, name)
+    array = as_plain_array(value, name)
     _check_axes(array, name, axes)
     if array.dtype.kind == "f":
         raise ShapeError(
@@ -234,7 +240,7 @@ def as_lengths(value: ArrayLike, name: str, batch: int, time: int) -> NDArray[np
     ShapeError
         If the shape, the dtype or a value does not fit.
     """
-    array = _as_array(value, name)
+    array = as_plain_array(value, name)
     _check_axes(array, name, (batch,))
     if array.dtype.kind not in "iu" and array.size:
         raise ShapeError(

@@ -1,0 +1,354 @@
+"""From the description of a Keras layer to the layer that computes.
+
+A new Keras layer is a function here, under its class name in :data:`BUILDERS`; the reader's own list of layers is in
+``formats/keras_layers.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from lstm_engine.activations import Activation
+from lstm_engine.description import LayerDescription
+from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
+from lstm_engine.lstm import MergeMode
+from lstm_engine.weights import CellWeights
+
+from .base import Layer
+from .core import Activate, Dense, Embedding, Identity, Masking
+from .keras_activations import KerasVersion, clipped_relu
+from .keras_config import KerasConfig, Problems
+from .merging import Concatenate, Merge
+from .normalization import BatchNormalization, LayerNormalization
+from .operations import OPERATIONS, Operation
+from .pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
+from .recurrent import BidirectionalLSTM, LSTMLayer
+from .shaping import Flatten, Permute, RepeatVector, Reshape
+from .wrappers import TimeDistributed
+
+__all__ = ["BUILDERS", "build_layer", "cell_from_keras"]
+
+Builder = Callable[[KerasConfig], Layer]
+
+
+def build_layer(
+    description: LayerDescription, version: KerasVersion, problems: Problems, where: str = ""
+) -> Layer | None:
+    """Return the layer that a description means, or None if that is not possible; all problems are noted.
+
+    Parameters
+    ----------
+    description
+        The layer.
+    version
+        Keras's version.
+    problems
+        Where problems are noted.
+    where
+        What the layer is part of, for messages.
+    """
+    config = KerasConfig(description, version, problems, where)
+    if description.class_name in OPERATIONS and "trainable" not in description.config:
+        builder: Builder | None = _operation
+    else:
+        builder = BUILDERS.get(description.class_name)
+    if builder is None:
+        problems.unsupported.append(f"{config.subject} is not supported; supported are: {', '.join(sorted(BUILDERS))}")
+        return None
+    noted = len(problems)
+    try:
+        layer = builder(config)
+    except LookupError:
+        return None  # noted already
+    except UnsupportedModelError as error:
+        problems.unsupported.append(f"{config.subject}: {error}")
+        return None
+    except (FormatError, ShapeError) as error:
+        problems.damaged.append(f"{config.subject}: {error}")
+        return None
+    config.finish()
+    return layer.renamed(description.name) if len(problems) == noted else None
+
+
+# --- Core layers --------------------------------------------------------------------------------------------------
+
+
+def _dense(config: KerasConfig) -> Layer:
+    config.ignore("units")
+    for option in ("lora_rank", "quantization_config"):
+        config.refuse(option, None)
+    use_bias = config.flag("use_bias", True)
+    activation = config.activation("activation", "linear")
+    return Dense(config.weight("kernel"), config.weight_if(use_bias, "bias"), activation)
+
+
+def _embedding(config: KerasConfig) -> Layer:
+    config.ignore("input_dim", "output_dim", "input_length", "sparse")
+    for option in ("lora_rank", "quantization_config"):
+        config.refuse(option, None)
+    return Embedding(config.weight("embeddings"), config.flag("mask_zero", False))
+
+
+def _masking(config: KerasConfig) -> Layer:
+    return Masking(config.number("mask_value", 0.0))
+
+
+def _activation(config: KerasConfig) -> Layer:
+    return Activate(config.activation("activation", "linear"))
+
+
+def _activation_layer(config: KerasConfig) -> Layer:
+    """ELU, LeakyReLU and Softmax: what the layer's own configuration says as an activation."""
+    kind = config.layer.class_name
+    config.ignore("alpha", "negative_slope", "axis", "robust_masking")
+    as_activation = {"class_name": kind, "config": config.layer.config}
+    holder = KerasConfig(
+        LayerDescription(config.layer.name, kind, {"activation": as_activation}), config.version, config.problems
+    )
+    return Activate(holder.activation("activation", "linear"), kind=kind)
+
+
+def _relu(config: KerasConfig) -> Layer:
+    activation = clipped_relu(
+        config.number_or_none("max_value"), config.number("negative_slope", 0.0), config.number("threshold", 0.0)
+    )
+    return Activate(activation, kind="ReLU")
+
+
+#: What a layer that does nothing at inference may be told, by class name.
+_TRAINING_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "ActivityRegularization": ("l1", "l2"),
+    "AlphaDropout": ("rate", "seed", "noise_shape"),
+    "Dropout": ("rate", "seed", "noise_shape"),
+    "GaussianDropout": ("rate", "seed"),
+    "GaussianNoise": ("stddev", "seed"),
+    "SpatialDropout1D": ("rate", "seed", "noise_shape"),
+}
+
+
+def _identity(config: KerasConfig) -> Layer:
+    kind = config.layer.class_name
+    config.ignore(*_TRAINING_OPTIONS[kind])
+    return Identity(kind=kind)
+
+
+# --- Shapes, normalization, merging, pooling ------------------------------------------------------------------------
+
+
+def _flatten(config: KerasConfig) -> Layer:
+    return Flatten(channels_first=config.channels_first())
+
+
+def _reshape(config: KerasConfig) -> Layer:
+    # None stands for a size that is left to be worked out, as -1 does.
+    target = config.layer.config.get("target_shape")
+    config.ignore("target_shape")
+    if not isinstance(target, list) or any(
+        size is not None and (not isinstance(size, int) or isinstance(size, bool)) for size in target
+    ):
+        config.damaged("target_shape", target, "a list of sizes")
+        raise LookupError("target_shape")
+    return Reshape([-1 if size is None else size for size in target])
+
+
+def _permute(config: KerasConfig) -> Layer:
+    return Permute(config.integers("dims", ()))
+
+
+def _repeat_vector(config: KerasConfig) -> Layer:
+    return RepeatVector(config.integer("n", 0))
+
+
+def _batch_normalization(config: KerasConfig) -> Layer:
+    # Renormalization, synchronization and virtual batches concern training.
+    config.ignore("momentum", "synchronized", "renorm", "renorm_clipping", "renorm_momentum", "fused")
+    config.refuse("virtual_batch_size", None)
+    config.refuse("adjustment", None)
+    axes = config.integers("axis", (-1,))
+    if len(axes) != 1:
+        config.unsupported("axis", list(axes), "one axis")
+        raise LookupError("axis")
+    return BatchNormalization(
+        config.weight("moving_mean"),
+        config.weight("moving_variance"),
+        config.weight_if(config.flag("scale", True), "gamma"),
+        config.weight_if(config.flag("center", True), "beta"),
+        epsilon=config.number("epsilon", 1e-3),
+        axis=axes[0],
+    )
+
+
+def _layer_normalization(config: KerasConfig) -> Layer:
+    by_variance = config.flag("rms_scaling", False)
+    scale, center = config.flag("scale", True), config.flag("center", True)
+    return LayerNormalization(
+        config.weight_if(scale or by_variance, "gamma"),
+        config.weight_if(center and not by_variance, "beta"),
+        epsilon=config.number("epsilon", 1e-3),
+        axes=config.integers("axis", (-1,)),
+        by_variance=by_variance,
+    )
+
+
+def _merge(config: KerasConfig) -> Layer:
+    return Merge(config.layer.class_name, any_mask=config.version.joins_masks_by_or)
+
+
+def _concatenate(config: KerasConfig) -> Layer:
+    return Concatenate(config.integer("axis", -1), any_mask=config.version.joins_masks_by_or)
+
+
+def _pooling(kind: Callable[..., Layer]) -> Builder:
+    def build(config: KerasConfig) -> Layer:
+        return kind(channels_first=config.channels_first(), keep_axis=config.flag("keepdims", False))
+
+    return build
+
+
+# --- Recurrent layers and wrappers ----------------------------------------------------------------------------------
+
+
+def cell_from_keras(config: KerasConfig) -> CellWeights:
+    """Return the cell of an LSTM layer: its weights and activations."""
+    config.ignore(
+        "units",
+        "unit_forget_bias",
+        "dropout",
+        "recurrent_dropout",
+        "implementation",
+        "seed",
+        "use_cudnn",
+        "input_dim",
+        "input_length",
+    )
+    config.refuse("time_major", False)
+    use_bias = config.flag("use_bias", True)
+    activation = config.gate_activation("activation", "tanh")
+    # Its default has changed over the years, and Keras has always written it.
+    if "recurrent_activation" not in config.layer.config:
+        config.damaged("recurrent_activation", None, "given")
+    recurrent = config.gate_activation("recurrent_activation", "sigmoid")
+    return _cell(
+        {name: config.weight(name) for name in ("kernel", "recurrent_kernel", "bias")[: 3 if use_bias else 2]},
+        activation,
+        recurrent,
+    )
+
+
+def _cell(weights: Mapping[str, Any], activation: Activation, recurrent: Activation) -> CellWeights:
+    return CellWeights(
+        **weights,
+        input_activation=recurrent,
+        forget_activation=recurrent,
+        cell_activation=activation,
+        output_activation=recurrent,
+        hidden_activation=activation,
+    )
+
+
+def _lstm(config: KerasConfig) -> Layer:
+    # A model call of a stateful layer begins at zero: the memory between calls is a Stream's.
+    config.ignore("stateful")
+    return LSTMLayer(
+        cell_from_keras(config),
+        return_sequences=config.flag("return_sequences", False),
+        return_state=config.flag("return_state", False),
+        go_backwards=config.flag("go_backwards", False),
+        zero_masked=config.flag("zero_output_for_mask", False),
+        unrolled=config.flag("unroll", False),
+        mask_with_state=not config.version.ignores_mask_with_state,
+    )
+
+
+def _bidirectional(config: KerasConfig) -> Layer:
+    config.ignore("layer", "backward_layer", "weights")
+    mode = config.choice("merge_mode", "concat", ("concat", "sum", "mul", "ave", None))
+    where = f" in {config.subject}"
+    inner = config.layer.inner
+    built: list[LSTMLayer] = []
+    for role in ("forward_layer", "backward_layer"):
+        if role not in inner or inner[role].class_name != "LSTM":
+            found = inner[role].class_name if role in inner else None
+            config.unsupported(role, found, "an LSTM")
+            continue
+        layer = build_layer(inner[role], config.version, config.problems, where)
+        if isinstance(layer, LSTMLayer):
+            built.append(layer)
+    if len(built) < 2:
+        raise LookupError("inner")
+    forward, backward = built
+    for option in ("return_sequences", "return_state"):
+        if getattr(forward, option) != getattr(backward, option):
+            config.damaged(option, getattr(backward, option), "the same in both of its layers")
+    if forward.go_backwards == backward.go_backwards:
+        config.damaged("go_backwards", backward.go_backwards, "different in its two layers")
+    merge_mode: Mapping[str | None, MergeMode | None] = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "ave"}
+    return BidirectionalLSTM(
+        forward.cell,
+        backward.cell,
+        merge_mode=merge_mode.get(mode),
+        return_sequences=forward.return_sequences,
+        return_state=forward.return_state,
+        flipped=forward.go_backwards,
+        # Keras sets this on both of its layers, whatever they were told.
+        zero_masked=config.version.zeroes_masked_bidirectional and forward.return_sequences,
+        unrolled=(forward if forward.go_backwards else backward).unrolled,
+        mask_with_state=not config.version.ignores_mask_with_state,
+    )
+
+
+def _time_distributed(config: KerasConfig) -> Layer:
+    config.ignore("layer")
+    inner = config.layer.inner.get("layer")
+    if inner is None:
+        config.damaged("layer", None, "a layer")
+        raise LookupError("layer")
+    layer = build_layer(inner, config.version, config.problems, f" in {config.subject}")
+    if layer is None:
+        raise LookupError("layer")
+    return TimeDistributed(layer, keeps_mask=config.version.time_distributed_keeps_mask)
+
+
+def _operation(config: KerasConfig) -> Layer:
+    kind = config.layer.class_name
+    config.refuse("dtype", config.layer.config.get("dtype") if kind in ("OnesLike", "ZerosLike") else None)
+    axes: tuple[int, ...] | None = None
+    if kind in ("All", "Any"):
+        axes = None if config.layer.config.get("axis") is None else config.integers("axis", (-1,))
+        config.ignore("axis")
+    elif kind in ("Concatenate", "ExpandDims"):
+        axes = (config.integer("axis", -1),)
+    return Operation(kind, axes=axes, keep_axes=config.flag("keepdims", False), operand=config.number("x2", 0.0))
+
+
+#: What makes each layer, by Keras's class name.
+BUILDERS: Final[dict[str, Builder]] = {
+    "Activation": _activation,
+    "Add": _merge,
+    "Average": _merge,
+    "BatchNormalization": _batch_normalization,
+    "Bidirectional": _bidirectional,
+    "Concatenate": _concatenate,
+    "Dense": _dense,
+    "ELU": _activation_layer,
+    "Embedding": _embedding,
+    "Flatten": _flatten,
+    "GlobalAveragePooling1D": _pooling(GlobalAveragePooling1D),
+    "GlobalMaxPooling1D": _pooling(GlobalMaxPooling1D),
+    "LSTM": _lstm,
+    "LayerNormalization": _layer_normalization,
+    "LeakyReLU": _activation_layer,
+    "Masking": _masking,
+    "Maximum": _merge,
+    "Minimum": _merge,
+    "Multiply": _merge,
+    "Permute": _permute,
+    "ReLU": _relu,
+    "RepeatVector": _repeat_vector,
+    "Reshape": _reshape,
+    "Softmax": _activation_layer,
+    "Subtract": _merge,
+    "TimeDistributed": _time_distributed,
+    **dict.fromkeys(_TRAINING_OPTIONS, _identity),
+}

@@ -1,0 +1,93 @@
+"""``load``: a file to a model, whatever its format."""
+
+from __future__ import annotations
+
+import os
+
+from .errors import FormatError, UnsupportedModelError
+from .model import Model
+from .options import Backend, ComputeType, check_options
+
+__all__ = ["load"]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    compute_type: ComputeType = "float32",
+    num_threads: int = 1,
+    backend: Backend = "auto",
+) -> Model:
+    """Load a model from a file: its content, not its name, decides how it is read.
+
+    Parameters
+    ----------
+    path
+        A ``.keras`` archive, or a legacy ``.h5`` file with a whole Keras model.
+    compute_type
+        ``"float32"``, or ``"float64"``.
+    num_threads
+        Threads of one call: 1.
+    backend
+        Of the recurrent layers: ``"fused"`` (our kernels), ``"blas"`` (SciPy's BLAS), or ``"auto"``: fused wherever
+        this CPU has a vector instruction set that we know, else blas; float64 runs on blas.
+
+    Returns
+    -------
+    Model
+        The model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    FormatError
+        If the file is truncated, damaged or of a format that is not known.
+    UnsupportedModelError
+        If it is sound but asks for what is not implemented, naming all of it; also for a file of weights without an
+        architecture, such as a PyTorch state dict.
+    UnsafeFileError
+        If the file asks for something that a data file must not do.
+    """
+    check_options(compute_type, num_threads, backend)
+    from .formats.detect import detect
+
+    found = detect(path)
+    if found.kind in ("keras", "keras-h5"):
+        from .builder import build_model
+        from .formats.keras import read_keras
+
+        return build_model(read_keras(path), compute_type=compute_type, num_threads=num_threads, backend=backend)
+    subject = os.fsdecode(path)
+    if found.kind in ("torch-zip", "torch-legacy", "safetensors"):
+        raise UnsupportedModelError(_state_dict_message(path, found.phrase))
+    if found.kind == "onnx":
+        raise UnsupportedModelError(
+            f"{subject}: expected a Keras model, found {found.phrase}, which this version does not read; save the "
+            "model as .keras, or take PyTorch weights with le.LSTM.from_torch"
+        )
+    raise FormatError(f"{subject}: expected a Keras model (.keras, or a whole model in .h5), found {found.phrase}")
+
+
+def _state_dict_message(path: str | os.PathLike[str], phrase: str) -> str:
+    """Say what a file of weights holds, and how to use it."""
+    from .formats.torch_lstm import describe_torch_file
+
+    subject = os.fsdecode(path)
+    modules = describe_torch_file(path)
+    lstms = [module for module in modules if module.kind in ("LSTM", "LSTMCell")]
+    lines = [
+        f"{subject}: expected a model with its architecture, found {phrase} of weights: names and numbers, but not how "
+        "the layers are connected."
+    ]
+    if not lstms:
+        kinds = sorted({module.kind for module in modules})
+        lines.append(f"It holds no LSTM; modules found: {', '.join(kinds) if kinds else 'none'}.")
+        return "\n".join(lines)
+    lines.append("LSTMs in it:")
+    lines += [f"  {module.describe()}" for module in lstms]
+    lines.append("Take each by its name, and put a model together with le.Sequential:")
+    lines += [f"  le.LSTM.from_torch({subject!r}, prefix={module.name!r})" for module in lstms]
+    others = [module for module in modules if module.kind == "Linear"]
+    lines += [f"  le.Dense.from_torch({subject!r}, {module.name!r})" for module in others[:20]]
+    return "\n".join(lines)
