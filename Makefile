@@ -50,7 +50,7 @@ interop: $(INTEROP)/.done-build $(INTEROP)/.done-interop
 lint: build $(VENV)/.done-lint
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/ruff format --quiet --check . || { $(VENV)/bin/ruff format --check .; exit 1; }
-	@$(VENV)/bin/cython-lint $(CYTHON_FILES)
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint $(CYTHON_FILES)
 	@$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
 	@$(VENV)/bin/mypy
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +61,8 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that snippets read, in which they may write without leaving a trace."""
     (tmp_path / "lstm_engine").mkdir()
     (tmp_path / "lstm_engine/data").symlink_to(ROOT / "lstm_engine/data")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/cli_models").symlink_to(ROOT / "tests/cli_models")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -85,7 +90,10 @@ def run_command(words: list[str]) -> tuple[int, str]:
     """Run the command line tool; return its status and all that it printed."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        status = main(words)
+        try:
+            status = main(words)
+        except SystemExit as stopped:  # argparse, for --help
+            status = int(stopped.code or 0)
     return status, printed.getvalue().rstrip()
 
 
@@ -124,3 +132,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_readme_has_snippets() -> None:
     assert sum(block.language == "python" for block in blocks(ROOT / "README.md")) >= 5
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_run(example: Path, tmp_path: Path) -> None:
+    arguments = {"control_loop.py": ["0.2"]}.get(example.name, [])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", example, *arguments],
+        capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
+    assert "other bits" not in done.stdout
