@@ -130,7 +130,8 @@ class CharacterModel:
 
     def one_hot(self, numbers: NDArray[Any]) -> Float32:
         """Return ``numbers`` (...) as rows of zeros and a one, (..., vocabulary)."""
-        return np.eye(len(self.vocabulary), dtype=np.float32)[numbers]
+        rows: Float32 = np.eye(len(self.vocabulary), dtype=np.float32)[numbers]
+        return rows
 
     def held_out_text(self) -> str:
         """Return the text that the model was not trained on."""
