@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,15 @@ class TensorSpec:
     def sequence(self) -> bool:
         """Whether axis 1 is time: token numbers of rank 2 and more, features of rank 3 and more."""
         return len(self.shape) >= (2 if self.indices else 3)
+
+
+@lru_cache(maxsize=256)
+def _axes(shape: Shape) -> tuple[int | str, ...]:
+    """Return ``shape`` with a name for each open size."""
+    names = ("batch", "time")
+    return tuple(
+        size if size is not None else names[axis] if axis < 2 else f"size {axis}" for axis, size in enumerate(shape)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +170,7 @@ class Arguments:
 
     def _converted(self, value: ArrayLike, spec: TensorSpec) -> Array:
         """Return an input as the graph takes it."""
-        axes = [
-            size if size is not None else ("batch", "time")[axis] if axis < 2 else f"size {axis}"
-            for axis, size in enumerate(spec.shape)
-        ]
+        axes = _axes(spec.shape)
         rank = len(axes)
         if not isinstance(value, np.ndarray) or value.ndim != rank:
             # As in Keras: (batch, time) is taken for (batch, time, 1), and the other way round.

@@ -273,7 +273,7 @@ class BidirectionalLSTM(_Recurrent):
         self._stacks: tuple[LSTM, ...]
 
     @property
-    def _one_stack(self) -> bool:
+    def one_stack(self) -> bool:
         """Whether both cells fit in one bidirectional stack."""
         sizes = {(cell.hidden_size, cell.output_size) for cell in (self.forward, self.backward)}
         return len(sizes) == 1 and not self.flipped
@@ -287,7 +287,7 @@ class BidirectionalLSTM(_Recurrent):
         return super().memory_bytes() + packed
 
     def _prepare(self, numerics: Numerics) -> None:
-        if self._one_stack:
+        if self.one_stack:
             self._stacks = (numerics.lstm(LSTMWeights(((self.forward, self.backward),), "bidirectional")),)
             return
         directions: tuple[Direction, Direction] = ("reverse", "forward") if self.flipped else ("forward", "reverse")
@@ -329,7 +329,6 @@ class BidirectionalLSTM(_Recurrent):
         self, x: Array, initial: Sequence[Array], mask: Mask | None, context: Context
     ) -> tuple[Array | None, tuple[Array, Array], list[Array]]:
         """Return both outputs side by side if they come so, each of them, and h, c of each."""
-
         by_other_end = self.unrolled and self.zero_masked and self.return_sequences
         zero_masked = self.zero_masked and not by_other_end
 
@@ -339,7 +338,7 @@ class BidirectionalLSTM(_Recurrent):
         both: Array | None = None
         sides: list[Array] = []
         states: list[Array] = []
-        if self._one_stack:
+        if self.one_stack:
             state = (np.stack(initial[::2]), np.stack(initial[1::2])) if initial else None
             both, h, c = run(self._stacks[0], state)
             size = self.forward.output_size
