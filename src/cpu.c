@@ -16,7 +16,13 @@ static uint64_t read_xcr0(void) {
     return ((uint64_t)high << 32) | low;
 }
 
-enum { XCR0_SSE = 1 << 1, XCR0_AVX = 1 << 2, XCR0_OPMASK = 1 << 5, XCR0_ZMM_HIGH = 1 << 6, XCR0_ZMM_16_31 = 1 << 7 };
+enum {
+    XCR0_SSE = 1 << 1,
+    XCR0_AVX = 1 << 2,
+    XCR0_OPMASK = 1 << 5,
+    XCR0_ZMM_HIGH = 1 << 6,
+    XCR0_ZMM_16_31 = 1 << 7
+};
 
 /* Leaves and bits: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, CPUID. */
 typedef struct cpu_features {

@@ -5,8 +5,9 @@
 #include "kernels/kernels.h"
 #include "memory.h"
 
-le_status le_linear_create(const le_kernels *kernels, size_t input_size, size_t output_size, const float *kernel,
-                           const float *bias, le_activation activation, le_linear **result) {
+le_status le_linear_create(const le_kernels *kernels, size_t input_size, size_t output_size,
+                           const float *kernel, const float *bias, le_activation activation,
+                           le_linear **result) {
     size_t padded_bytes, elements;
     if (kernels == NULL || result == NULL || output_size == 0 || (kernel == NULL && input_size != 0) ||
         (unsigned)activation.kind >= LE_ACTIVATION_COUNT) {
@@ -82,7 +83,8 @@ void le_linear_run(const le_linear *linear, size_t rows, const float *x, size_t 
     }
 }
 
-void le_activate(const le_kernels *kernels, le_activation activation, size_t count, const float *x, float *y) {
+void le_activate(const le_kernels *kernels, le_activation activation, size_t count, const float *x,
+                 float *y) {
     kernels->activate(activation, count, x, y);
 }
 

@@ -1,8 +1,8 @@
 /* The fused backend: sequences through packed cells.
  *
- * h is never copied on the way: each row's step writes its hidden state straight into its output slot and the next
- * step reads it from there, through the row pointers that the kernels take. Rows that a mask or a length leaves out
- * are simply not among the pointers. */
+ * h is never copied on the way: each row's step writes its hidden state straight into its output slot and the
+ * next step reads it from there, through the row pointers that the kernels take. Rows that a mask or a length
+ * leaves out are simply not among the pointers. */
 #include <string.h>
 
 #include "memory.h"
@@ -54,18 +54,18 @@ static const float *input_at(const cell_run *r, size_t row, size_t step, size_t 
     return r->input + le_view_at(&r->input_view, row, time, step - first_step);
 }
 
-/* bias + x @ W of the one row for the first LE_AHEAD_ROWS steps of a chunk: nothing runs yet to do it beside. */
-static void project_first(const cell_run *r, size_t first_step, size_t last_step) {
-    const size_t count = le_min_size(LE_AHEAD_ROWS, last_step - first_step);
-    for (size_t step = 0; step < count; step++) {
-        r->space->x_rows[step] = input_at(r, 0, first_step + step, first_step);
+/* bias + x @ W of the one row for a whole window of steps, with nothing beside it. */
+static void project_window(const cell_run *r, size_t step, size_t last_step, size_t first_step, float *out) {
+    const size_t count = le_min_size(r->plan->window, last_step - step);
+    for (size_t index = 0; index < count; index++) {
+        r->space->x_rows[index] = input_at(r, 0, step + index, first_step);
     }
-    r->lstm->kernels->cell_project(r->cell, count, r->space->x_rows, r->space->projected[0],
-                                   4 * r->cell->padded_hidden);
+    r->lstm->kernels->cell_project(r->cell, count, r->space->x_rows, out, 4 * r->cell->padded_hidden);
 }
 
 /* Set up the projection of the steps from `step` on. */
-static void project_ahead(const cell_run *r, size_t step, size_t last_step, size_t first_step, le_ahead *ahead) {
+static void project_ahead(const cell_run *r, size_t step, size_t last_step, size_t first_step, float *out,
+                          le_ahead *ahead) {
     const size_t inputs = r->cell->input_size;
     float *x = r->space->ahead_x;
     const size_t count = step < last_step ? le_min_size(LE_AHEAD_ROWS, last_step - step) : 0;
@@ -75,8 +75,7 @@ static void project_ahead(const cell_run *r, size_t step, size_t last_step, size
             x[feature * LE_AHEAD_ROWS + row] = source == NULL ? 0.0f : source[feature];
         }
     }
-    const size_t turn = (step - first_step) / LE_AHEAD_ROWS & 1;
-    *ahead = (le_ahead){x, r->space->projected[turn], count == 0 ? 4 * r->cell->blocks : 0, 0};
+    *ahead = (le_ahead){.x = x, .out = out, .vector = count == 0 ? 4 * r->cell->blocks : 0};
 }
 
 /* Steps [first_step, last_step) of the direction's own count. */
@@ -86,17 +85,21 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
     le_cell_state *state = r->state;
     const size_t padded_output = le_round_up(cell->output_size, r->lstm->kernels->lanes);
     le_ahead ahead = {0};
-    if (r->plan->project) {
-        project_first(r, first_step, last_step);
-    }
+    float *projected = space->projected[0];
     for (size_t step = first_step; step < last_step; step++) {
         size_t active = 0;
-        const size_t turn = (step - first_step) % LE_AHEAD_ROWS;
-        if (r->plan->project && turn == 0) {
-            if (step != first_step) {
+        const size_t in_window = r->plan->window == 0 ? 0 : (step - first_step) % r->plan->window;
+        if (r->plan->window != 0 && in_window == 0) {
+            if (!r->plan->ahead || step == first_step) {
+                project_window(r, step, last_step, first_step, projected);
+            } else {
                 r->lstm->kernels->cell_finish_ahead(cell, &ahead);
+                projected = ahead.out;
             }
-            project_ahead(r, step + LE_AHEAD_ROWS, last_step, first_step, &ahead);
+            if (r->plan->ahead) {
+                float *other = projected == space->projected[0] ? space->projected[1] : space->projected[0];
+                project_ahead(r, step + LE_AHEAD_ROWS, last_step, first_step, other, &ahead);
+            }
         }
         for (size_t row = 0; row < r->rows; row++) {
             size_t time;
@@ -112,9 +115,8 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
                 float *even = state->h[0] + row * padded_output;
                 slot = state->current[row] == even ? state->h[1] + row * padded_output : even;
             }
-            if (r->plan->project) {
-                space->init_rows[active] = space->projected[(step - first_step) / LE_AHEAD_ROWS & 1] +
-                                           turn * 4 * cell->padded_hidden;
+            if (r->plan->window != 0) {
+                space->init_rows[active] = projected + in_window * 4 * cell->padded_hidden;
             } else {
                 space->x_rows[active] = r->input + le_view_at(&r->input_view, row, time, step - first_step);
             }
@@ -130,14 +132,14 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
         }
         const le_cell_rows rows = {
             .rows = active,
-            .x = r->plan->project ? NULL : space->x_rows,
-            .projected = r->plan->project ? space->init_rows : NULL,
+            .x = r->plan->window != 0 ? NULL : space->x_rows,
+            .projected = r->plan->window != 0 ? space->init_rows : NULL,
             .h = space->h_rows,
             .c = space->c_rows,
             .h_next = cell->projection == NULL ? space->h_next_rows : space->hidden_rows,
             .backward = step & 1,
         };
-        if (r->plan->project) {
+        if (r->plan->ahead) {
             r->lstm->kernels->cell_step_ahead(cell, &rows, &ahead);
         } else {
             r->lstm->kernels->cell_step(cell, &rows);
@@ -176,7 +178,8 @@ static void begin_cell(const cell_run *r, size_t index) {
                    lstm->output_size * sizeof(float));
         }
         if (c0 != NULL) {
-            memcpy(state->c + row * padded_hidden, c0 + source * lstm->hidden_size, lstm->hidden_size * sizeof(float));
+            memcpy(state->c + row * padded_hidden, c0 + source * lstm->hidden_size,
+                   lstm->hidden_size * sizeof(float));
         }
         state->current[row] = state->h[0] + row * padded_output;
     }
@@ -189,7 +192,8 @@ static void end_cell(const cell_run *r, size_t index) {
     for (size_t row = 0; row < r->rows; row++) {
         const size_t target = index * r->run->batch + r->first_row + row;
         if (h_n != NULL) {
-            memcpy(h_n + target * lstm->output_size, r->state->current[row], lstm->output_size * sizeof(float));
+            memcpy(h_n + target * lstm->output_size, r->state->current[row],
+                   lstm->output_size * sizeof(float));
         }
         if (c_n != NULL) {
             memcpy(c_n + target * lstm->hidden_size, r->state->c + row * r->cell->padded_hidden,
@@ -242,8 +246,8 @@ static cell_run layer_run(const le_lstm *lstm, const le_run *run, const le_plan 
         r.output_view.offset = direction * lstm->output_size;
     } else if (run->y != NULL && run->sequences) {
         r.output = run->y;
-        r.output_view = (le_view){first_row * run->y_row_stride + direction * lstm->output_size, run->y_row_stride,
-                                  run->y_time_stride, 0};
+        r.output_view = (le_view){first_row * run->y_row_stride + direction * lstm->output_size,
+                                  run->y_row_stride, run->y_time_stride, 0};
     }
     return r;
 }
@@ -254,7 +258,8 @@ static void run_group(const le_lstm *lstm, const le_run *run, const le_plan *pla
     for (size_t row = 0; row < rows; row++) {
         space->hidden_rows[row] = space->hidden + row * le_round_up(lstm->hidden_size, lstm->kernels->lanes);
     }
-    /* A stack of one direction goes up chunk by chunk; a bidirectional layer needs the whole sequence below. */
+    /* A stack of one direction goes up chunk by chunk; a bidirectional layer needs the whole sequence below.
+     */
     for (size_t layer = 0; layer < lstm->layers; layer++) {
         for (size_t direction = 0; direction < lstm->directions; direction++) {
             const cell_run r = layer_run(lstm, run, plan, space, layer, direction, first_row, rows);

@@ -54,10 +54,12 @@ static const void *keep(char **storage, const void *source, size_t elements, siz
     return kept;
 }
 
-static le_status keep_blas_cell(const le_cell_spec *spec, size_t element_bytes, le_blas_cell *cell, size_t *bytes) {
+static le_status keep_blas_cell(const le_cell_spec *spec, size_t element_bytes, le_blas_cell *cell,
+                                size_t *bytes) {
     const size_t gates = 4 * spec->hidden_size;
     const size_t outputs = spec->projection_size != 0 ? spec->projection_size : spec->hidden_size;
-    const size_t total = (spec->input_size + outputs + 1 + 1) * gates + spec->hidden_size * spec->projection_size;
+    const size_t total =
+        (spec->input_size + outputs + 1 + 1) * gates + spec->hidden_size * spec->projection_size;
     /* Room for the padding of five arrays to whole cache lines. */
     *bytes = total * element_bytes + 5 * LE_ALIGNMENT;
     cell->storage = le_allocate(*bytes, 1);
@@ -110,7 +112,8 @@ le_status le_lstm_create(const le_kernels *kernels, const le_lstm_spec *spec, le
         size_t bytes = 0;
         status = spec->backend == LE_FUSED
                      ? le_cell_pack(kernels, &spec->cells[cell], &lstm->cells[cell], &bytes)
-                     : keep_blas_cell(&spec->cells[cell], le_dtype_bytes(spec->dtype), &lstm->blas_cells[cell], &bytes);
+                     : keep_blas_cell(&spec->cells[cell], le_dtype_bytes(spec->dtype),
+                                      &lstm->blas_cells[cell], &bytes);
         lstm->memory_bytes += bytes;
     }
     if (status != LE_OK) {

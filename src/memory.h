@@ -28,8 +28,8 @@ static inline size_t le_max_size(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
-/* Zeroed memory for count elements of element_bytes, aligned to LE_ALIGNMENT; NULL on overflow or want of memory.
- * A count of 0 gives a valid pointer. */
+/* Zeroed memory for count elements of element_bytes, aligned to LE_ALIGNMENT; NULL on overflow or want of
+ * memory. A count of 0 gives a valid pointer. */
 void *le_allocate(size_t count, size_t element_bytes);
 void le_free(void *pointer);
 

@@ -11,7 +11,8 @@ static int activation_known(le_activation activation) {
 le_status le_cell_check(const le_cell_spec *spec) {
     const size_t outputs = spec->projection_size != 0 ? spec->projection_size : spec->hidden_size;
     size_t gates, rows, elements;
-    if (spec->hidden_size == 0 || spec->recurrent_kernel == NULL || (spec->kernel == NULL && spec->input_size != 0) ||
+    if (spec->hidden_size == 0 || spec->recurrent_kernel == NULL ||
+        (spec->kernel == NULL && spec->input_size != 0) ||
         (spec->projection == NULL) != (spec->projection_size == 0) || !(spec->gate_clip >= 0.0) ||
         !(spec->cell_clip >= 0.0) || !activation_known(spec->input_activation) ||
         !activation_known(spec->forget_activation) || !activation_known(spec->cell_activation) ||
@@ -19,7 +20,8 @@ le_status le_cell_check(const le_cell_spec *spec) {
         return LE_ERROR_ARGUMENT;
     }
     /* 64 lanes of slack cover the padding of every instruction set; 8 bytes the widest element. */
-    if (le_add(spec->hidden_size, 64, &elements) != LE_OK || le_multiply(elements, 4 * sizeof(double), &gates) != LE_OK ||
+    if (le_add(spec->hidden_size, 64, &elements) != LE_OK ||
+        le_multiply(elements, 4 * sizeof(double), &gates) != LE_OK ||
         le_add(spec->input_size, outputs, &rows) != LE_OK || le_multiply(rows, gates, &elements) != LE_OK) {
         return LE_ERROR_SIZE;
     }
@@ -61,10 +63,10 @@ le_status le_cell_pack(const le_kernels *kernels, const le_cell_spec *spec, le_c
     cell->gate_clip = (float)spec->gate_clip;
     cell->cell_clip = (float)spec->cell_clip;
     cell->coupled = spec->coupled != 0;
-    cell->standard = !cell->coupled && cell->gate_clip == 0.0f && cell->cell_clip == 0.0f && spec->peepholes == NULL &&
-                     is(spec->input_activation, LE_SIGMOID) && is(spec->forget_activation, LE_SIGMOID) &&
-                     is(spec->output_activation, LE_SIGMOID) && is(spec->cell_activation, LE_TANH) &&
-                     is(spec->hidden_activation, LE_TANH);
+    cell->standard = !cell->coupled && cell->gate_clip == 0.0f && cell->cell_clip == 0.0f &&
+                     spec->peepholes == NULL && is(spec->input_activation, LE_SIGMOID) &&
+                     is(spec->forget_activation, LE_SIGMOID) && is(spec->output_activation, LE_SIGMOID) &&
+                     is(spec->cell_activation, LE_TANH) && is(spec->hidden_activation, LE_TANH);
 
     const size_t panel_elements = cell->blocks * cell->panel_floats;
     const size_t bias_elements = 4 * cell->padded_hidden;

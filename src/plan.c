@@ -2,11 +2,13 @@
 
 #include "memory.h"
 
-/* Rows of a group. Every step of a group streams all panels once; with 64 rows the multiply-adds take an order of
- * magnitude longer than that even from the last-level cache, while the group's states still fit a core's own. */
+/* Rows of a group. Every step of a group streams all panels once; with 64 rows the multiply-adds take an
+ * order of magnitude longer than that even from the last-level cache, while the group's states still fit a
+ * core's own. */
 enum { GROUP_ROWS = 64 };
 
-/* Bytes of projected inputs that the blas backend holds at once: a part of a 512 KB to 1 MB second-level cache. */
+/* Bytes of projected inputs that the blas backend holds at once: a part of a 512 KB to 1 MB second-level
+ * cache. */
 enum { PROJECTED_BYTES = 256 * 1024, PROJECTED_STEPS_LEAST = 16, PROJECTED_STEPS_MOST = 512 };
 
 /* Bytes between two layers of a stack that runs chunk by chunk. */
@@ -15,10 +17,15 @@ enum { BETWEEN_BYTES = 128 * 1024, BETWEEN_STEPS_LEAST = 1, BETWEEN_STEPS_MOST =
 /* Bytes that the outputs between two bidirectional layers, which need the whole sequence, should not pass. */
 enum { BETWEEN_WHOLE_BYTES = 64 * 1024 * 1024 };
 
-/* Inputs are projected ahead for as few rows as this: one row reads every weight for a single multiply-add, so
- * taking W for several steps at once saves most of its traffic; several rows share each read already. The kernels
- * that project beside the recurrence take one row. */
+/* Inputs are projected for several steps at once for as few rows as this: one row reads every weight for a
+ * single multiply-add, so taking W for several steps at once saves most of its traffic; several rows share
+ * each read already. The kernels that project beside the recurrence take one row. */
 enum { PROJECT_ROWS = 1 };
+
+/* W and R together may be this large for a projection beside the recurrence: both must stay in the last-level
+ * cache (32 MB shared where we measured), for what has to come from memory again and again costs more than is
+ * hidden. Above it, W is read once for as many steps as this many bytes of projected inputs hold. */
+enum { AHEAD_BYTES = 16 * 1024 * 1024, WINDOW_BYTES = 2 * 1024 * 1024, WINDOW_STEPS_MOST = 128 };
 
 static size_t clamp(size_t value, size_t least, size_t most) {
     return value < least ? least : value > most ? most : value;
@@ -33,7 +40,16 @@ le_plan le_plan_run(const le_lstm *lstm, const le_run *run) {
         const size_t row_steps = BETWEEN_WHOLE_BYTES / (4 * step_bytes);
         plan.rows = clamp(row_steps / le_max_size(run->time, 1), 1, plan.rows);
     }
-    plan.project = plan.rows <= PROJECT_ROWS && run->time > 1 && lstm->input_size != 0;
+    plan.window = 0;
+    plan.ahead = 0;
+    if (plan.rows <= PROJECT_ROWS && run->time > 1 && lstm->input_size != 0) {
+        /* Divide before multiplying here as well. */
+        const size_t gate_bytes = 4 * lstm->hidden_size * sizeof(float);
+        const size_t inputs = le_max_size(lstm->input_size, lstm->directions * lstm->output_size);
+        plan.ahead = inputs + lstm->output_size <= AHEAD_BYTES / gate_bytes;
+        plan.window =
+            plan.ahead ? LE_AHEAD_ROWS : clamp(WINDOW_BYTES / gate_bytes, LE_AHEAD_ROWS, WINDOW_STEPS_MOST);
+    }
     if (lstm->backend == LE_BLAS) {
         const size_t gate_bytes = 4 * lstm->hidden_size * le_dtype_bytes(lstm->dtype) * plan.rows;
         plan.chunk = clamp(PROJECTED_BYTES / gate_bytes, PROJECTED_STEPS_LEAST, PROJECTED_STEPS_MOST);
@@ -96,14 +112,15 @@ le_status le_fused_workspace(const le_lstm *lstm, const le_run *run, const le_pl
     }
     const size_t between = between_elements(lstm, run, plan, &overflow);
     space->between[0] = le_arena_take(&arena, between, sizeof(float));
-    space->between[1] = le_arena_take(&arena, lstm->layers > 2 || lstm->directions == 2 ? between : 0, sizeof(float));
+    space->between[1] =
+        le_arena_take(&arena, lstm->layers > 2 || lstm->directions == 2 ? between : 0, sizeof(float));
     space->hidden = le_arena_take(&arena, rows * padded_hidden, sizeof(float));
     const size_t inputs = le_max_size(lstm->input_size, lstm->directions * lstm->output_size);
-    const size_t ahead = plan->project ? LE_AHEAD_ROWS : 0;
-    space->projected[0] = le_arena_take(&arena, ahead * 4 * padded_hidden, sizeof(float));
-    space->projected[1] = le_arena_take(&arena, ahead * 4 * padded_hidden, sizeof(float));
-    space->ahead_x = le_arena_take(&arena, ahead * inputs, sizeof(float));
-    space->x_rows = le_arena_take(&arena, le_max_size(rows, LE_AHEAD_ROWS), sizeof *space->x_rows);
+    const size_t gates = 4 * padded_hidden;
+    space->projected[0] = le_arena_take(&arena, plan->window * gates, sizeof(float));
+    space->projected[1] = le_arena_take(&arena, plan->ahead ? plan->window * gates : 0, sizeof(float));
+    space->ahead_x = le_arena_take(&arena, plan->ahead ? plan->window * inputs : 0, sizeof(float));
+    space->x_rows = le_arena_take(&arena, le_max_size(rows, plan->window), sizeof *space->x_rows);
     space->h_rows = le_arena_take(&arena, rows, sizeof *space->h_rows);
     space->init_rows = le_arena_take(&arena, rows, sizeof *space->init_rows);
     space->c_rows = le_arena_take(&arena, rows, sizeof *space->c_rows);

@@ -10,9 +10,10 @@
 #include "lstm.h"
 
 typedef struct le_plan {
-    size_t rows;  /* rows that run through the whole sequence together */
-    size_t chunk; /* time steps that one layer takes before the next layer does */
-    int project;  /* whether x @ W is computed for LE_AHEAD_ROWS steps at once, ahead of the recurrence */
+    size_t rows;   /* rows that run through the whole sequence together */
+    size_t chunk;  /* time steps that one layer takes before the next layer does */
+    size_t window; /* steps for which x @ W is computed at once, before their recurrence; 0: with each step */
+    int ahead;     /* whether a window is computed beside the recurrence of the one before */
 } le_plan;
 
 le_plan le_plan_run(const le_lstm *lstm, const le_run *run);
@@ -30,9 +31,9 @@ typedef struct le_fused_space {
     le_cell_state *states; /* [layers][directions] */
     float *between[2];     /* output of one layer, input of the next, in turns */
     float *hidden;         /* [rows][padded_hidden]: before the projection */
-    float *projected[2];   /* [LE_AHEAD_ROWS][4 * padded_hidden]: of the present steps and of the next, in turns */
+    float *projected[2];   /* [window][4 * padded_hidden]: of the present steps and of the next, in turns */
     float *ahead_x;        /* [input of a layer][LE_AHEAD_ROWS] */
-    const float **x_rows;  /* [rows], at least LE_AHEAD_ROWS */
+    const float **x_rows;  /* [rows], at least window */
     const float **h_rows;  /* [rows], and so the next four */
     const float **init_rows;
     float **c_rows;

@@ -1,4 +1,5 @@
-/* Streams: a state that advances one step at a time, with everything that a step needs laid out beforehand. */
+/* Streams: a state that advances one step at a time, with everything that a step needs laid out beforehand.
+ */
 #include <string.h>
 
 #include "lstm.h"
@@ -7,10 +8,10 @@
 
 /* One layer of a fused stream. h alternates between two buffers: a step reads one and writes the other. */
 typedef struct stream_layer {
-    float *c;             /* [batch][padded_hidden] */
-    float *h[2];          /* [batch][padded_output] */
-    float **c_rows;       /* [batch] */
-    float **h_rows[2];    /* [batch] */
+    float *c;          /* [batch][padded_hidden] */
+    float *h[2];       /* [batch][padded_output] */
+    float **c_rows;    /* [batch] */
+    float **h_rows[2]; /* [batch] */
 } stream_layer;
 
 struct le_stream {

@@ -1,6 +1,7 @@
 /* What stands around an LSTM in a model: dense layers, activations, softmax, layer normalisation; float32.
  *
- * Like the LSTM's, every row's result has the same bits whatever the other rows are, on every instruction set. */
+ * Like the LSTM's, every row's result has the same bits whatever the other rows are, on every instruction
+ * set. */
 #ifndef LSTM_ENGINE_DENSE_H
 #define LSTM_ENGINE_DENSE_H
 
@@ -20,8 +21,9 @@ typedef struct le_linear le_linear;
  *
  * kernel  [input_size][output_size]
  * bias    [output_size], or NULL */
-le_status le_linear_create(const le_kernels *kernels, size_t input_size, size_t output_size, const float *kernel,
-                           const float *bias, le_activation activation, le_linear **linear);
+le_status le_linear_create(const le_kernels *kernels, size_t input_size, size_t output_size,
+                           const float *kernel, const float *bias, le_activation activation,
+                           le_linear **linear);
 void le_linear_destroy(le_linear *linear);
 size_t le_linear_memory_bytes(const le_linear *linear);
 

@@ -26,8 +26,8 @@ typedef enum le_dtype { LE_FLOAT32 = 0, LE_FLOAT64 = 1 } le_dtype;
 typedef enum le_backend { LE_FUSED = 0, LE_BLAS = 1 } le_backend;
 
 /* Matrix product of a BLAS with the Fortran interface (all arguments by pointer, column-major). */
-typedef void (*le_sgemm)(char *, char *, int *, int *, int *, float *, float *, int *, float *, int *, float *,
-                         float *, int *);
+typedef void (*le_sgemm)(char *, char *, int *, int *, int *, float *, float *, int *, float *, int *,
+                         float *, float *, int *);
 typedef void (*le_dgemm)(char *, char *, int *, int *, int *, double *, double *, int *, double *, int *,
                          double *, double *, int *);
 
@@ -53,13 +53,13 @@ typedef struct le_cell_spec {
 
 /* A stack of cells, all of one hidden and output size. */
 typedef struct le_lstm_spec {
-    le_dtype dtype;     /* LE_FLOAT64 needs LE_BLAS */
+    le_dtype dtype; /* LE_FLOAT64 needs LE_BLAS */
     le_backend backend;
-    le_sgemm sgemm;     /* for LE_BLAS and LE_FLOAT32 */
-    le_dgemm dgemm;     /* for LE_BLAS and LE_FLOAT64 */
+    le_sgemm sgemm; /* for LE_BLAS and LE_FLOAT32 */
+    le_dgemm dgemm; /* for LE_BLAS and LE_FLOAT64 */
     size_t layers;
-    size_t directions;  /* 1 or 2 */
-    int reverse;        /* with one direction: time runs backward */
+    size_t directions;         /* 1 or 2 */
+    int reverse;               /* with one direction: time runs backward */
     const le_cell_spec *cells; /* [layers][directions] */
 } le_lstm_spec;
 
@@ -87,8 +87,9 @@ typedef struct le_run {
     const void *x; /* (batch, time, input_size) */
     size_t x_row_stride;
     size_t x_time_stride;
-    void *y; /* sequences: (batch, time, directions * output_size); else (batch, directions * output_size): the output
-                of the last processed step of each direction; or NULL: no output but the final state */
+    void
+        *y; /* sequences: (batch, time, directions * output_size); else (batch, directions * output_size): the
+               output of the last processed step of each direction; or NULL: no output but the final state */
     size_t y_row_stride;
     size_t y_time_stride;
     int sequences;
@@ -96,10 +97,10 @@ typedef struct le_run {
     const void *c0; /* [layers * directions][batch][hidden_size], or NULL for zero */
     void *h_n;      /* like h0: the final state, or NULL if not wanted */
     void *c_n;
-    const uint8_t *mask; /* (batch, time) contiguous: 0 where a step is to be skipped; or NULL */
-    int zero_masked;     /* output of a skipped step: zero, instead of the previous output */
-    const int64_t *lengths; /* (batch,), 0 <= length <= time, or NULL. Not together with mask: outputs past a row's
-                               length are zero, and time runs backward from the row's last real step */
+    const uint8_t *mask;    /* (batch, time) contiguous: 0 where a step is to be skipped; or NULL */
+    int zero_masked;        /* output of a skipped step: zero, instead of the previous output */
+    const int64_t *lengths; /* (batch,), 0 <= length <= time, or NULL. Not together with mask: outputs past a
+                               row's length are zero, and time runs backward from the row's last real step */
 } le_run;
 
 /* Bytes of workspace that le_lstm_run needs for this run (64-byte aligned). Bounded in batch; bounded in time
@@ -121,8 +122,8 @@ void le_stream_destroy(le_stream *stream);
 /* Set the state to zero. */
 void le_stream_reset(le_stream *stream);
 
-/* Advance every row by one step: x (batch, input_size) and y (batch, output_size), contiguous, not overlapping.
- * Allocates nothing. The same bits as le_lstm_run. */
+/* Advance every row by one step: x (batch, input_size) and y (batch, output_size), contiguous, not
+ * overlapping. Allocates nothing. The same bits as le_lstm_run. */
 void le_stream_step(le_stream *stream, const void *x, void *y);
 
 /* Copy the state out or in: h [layers][batch][output_size], c [layers][batch][hidden_size]. */

@@ -47,12 +47,12 @@ typedef struct le_cell {
     size_t input_size;
     size_t hidden_size;
     size_t output_size;
-    size_t blocks;        /* of V units */
-    size_t padded_hidden; /* blocks * V */
-    size_t panel_floats;  /* of one block: (input_size + output_size) * 4 * V */
-    float *panels;        /* [blocks][input_size + output_size][4][V] */
-    float *bias;          /* [blocks][4][V] */
-    float *peepholes;     /* [3][padded_hidden], or NULL */
+    size_t blocks;         /* of V units */
+    size_t padded_hidden;  /* blocks * V */
+    size_t panel_floats;   /* of one block: (input_size + output_size) * 4 * V */
+    float *panels;         /* [blocks][input_size + output_size][4][V] */
+    float *bias;           /* [blocks][4][V] */
+    float *peepholes;      /* [3][padded_hidden], or NULL */
     le_linear *projection; /* or NULL */
     le_activation input_activation, forget_activation, cell_activation, output_activation, hidden_activation;
     float gate_clip, cell_clip; /* 0 for none */
@@ -68,22 +68,27 @@ typedef struct le_cell_rows {
     const float *const *h;         /* [rows]: output_size floats each */
     float *const *c;               /* [rows]: padded_hidden floats each, updated in place */
     float *const *h_next;          /* [rows]: hidden_size floats each are written; not the memory of any h */
-    int backward;                  /* walk the blocks from the last to the first: the same bits, other cache lines */
+    int backward; /* walk the blocks from the last to the first: the same bits, other cache lines */
 } le_cell_rows;
 
-/* Rows of a projection that runs ahead of a recurrence. */
-enum { LE_AHEAD_ROWS = 8 };
+/* Steps of a projection that runs ahead of a recurrence. */
+enum { LE_AHEAD_ROWS = 16 };
 
-/* The input projection of the next LE_AHEAD_ROWS steps of one row, done beside the recurrence of the present ones.
+/* The input projection of the next LE_AHEAD_ROWS steps of one row, done beside the recurrence of the present
+ * ones.
  *
- * A recurrent step of one row reads each weight for one multiply-add: memory bounds it, and the multipliers idle half
- * of the time. A projection reads each weight for LE_AHEAD_ROWS multiply-adds: the multipliers bound it. Run in one
- * loop, the second costs next to nothing. */
+ * A recurrent step of one row reads each weight for one multiply-add: memory bounds it, and the multipliers
+ * idle half of the time. A projection reads each weight for many multiply-adds: the multipliers bound it. Run
+ * in one loop, the second costs next to nothing.
+ *
+ * It is done in tasks of one vector of the gates and some of the rows; a task may stop after any product, its
+ * accumulators then lie in `out`. */
 typedef struct le_ahead {
-    const float *x;    /* [input_size][LE_AHEAD_ROWS]: the steps side by side */
-    float *out;        /* [LE_AHEAD_ROWS][4 * padded_hidden] */
-    size_t vector;     /* the first of the 4 * blocks vectors that are not projected yet; counted by the kernels, */
-    size_t k;          /* and the products that are already in its accumulators, which lie in `out` in between */
+    const float *x; /* [input_size][LE_AHEAD_ROWS]: the steps side by side */
+    float *out;     /* [LE_AHEAD_ROWS][4 * padded_hidden] */
+    size_t row;     /* of the present task; counted, like the next two, by the kernels */
+    size_t vector;  /* of the 4 * blocks; the projection is done when there are no more */
+    size_t k;       /* products done in the present task */
 } le_ahead;
 
 struct le_kernels {
@@ -97,7 +102,8 @@ struct le_kernels {
     /* What is left of it. */
     void (*cell_finish_ahead)(const le_cell *cell, le_ahead *ahead);
     /* projected[row] = bias + x[row] @ W, in the panel's order of units; row r at out + r * out_stride. */
-    void (*cell_project)(const le_cell *cell, size_t rows, const float *const *x, float *out, size_t out_stride);
+    void (*cell_project)(const le_cell *cell, size_t rows, const float *const *x, float *out,
+                         size_t out_stride);
     /* y[row] = activation(bias + x[row] @ kernel). */
     void (*linear)(const le_linear *linear, size_t rows, const float *const *x, float *const *y);
     void (*activate)(le_activation activation, size_t count, const float *x, float *y);

@@ -1,7 +1,8 @@
-/* The C API on its own: nothing of Python, only include/lstm_engine. A C program links the core like this one does.
+/* The C API on its own: nothing of Python, only include/lstm_engine. A C program links the core like this one
+ * does.
  *
- * Prints one line for each check that failed and a hash of every fused output, which must be the same for every
- * instruction set and architecture. Exit status: the number of failed checks, 0 if all is well. */
+ * Prints one line for each check that failed and a hash of every fused output, which must be the same for
+ * every instruction set and architecture. Exit status: the number of failed checks, 0 if all is well. */
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,12 +14,12 @@
 static int failures;
 static uint64_t hash = 1469598103934665603u; /* FNV-1a */
 
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            printf("FAILED %s:%d: %s\n", __FILE__, __LINE__, #condition);                                              \
-            failures++;                                                                                                \
-        }                                                                                                              \
+#define CHECK(condition)                                                                                     \
+    do {                                                                                                     \
+        if (!(condition)) {                                                                                  \
+            printf("FAILED %s:%d: %s\n", __FILE__, __LINE__, #condition);                                    \
+            failures++;                                                                                      \
+        }                                                                                                    \
     } while (0)
 
 static void hash_floats(const float *values, size_t count) {
@@ -77,7 +78,8 @@ static void make_model(model *m, size_t layers, size_t directions, int reverse, 
         if (projection != 0) {
             spec->projection = keep(m, random_floats(hidden * projection, scale));
         }
-        spec->input_activation.kind = spec->forget_activation.kind = spec->output_activation.kind = LE_SIGMOID;
+        spec->input_activation.kind = spec->forget_activation.kind = spec->output_activation.kind =
+            LE_SIGMOID;
         spec->cell_activation.kind = spec->hidden_activation.kind = LE_TANH;
     }
     m->spec.layers = layers;
@@ -138,8 +140,15 @@ static void check_against_oracle(const le_kernels *kernels) {
         float *x = random_floats(batch * time * inputs, 1.0f);
         float *y = random_floats(batch * time * hidden, 1.0f);
         float *one = random_floats(time * hidden, 1.0f);
-        le_run r = {.batch = batch, .time = time, .x = x, .x_row_stride = time * inputs, .x_time_stride = inputs,
-                    .y = y, .y_row_stride = time * hidden, .y_time_stride = hidden, .sequences = 1};
+        le_run r = {.batch = batch,
+                    .time = time,
+                    .x = x,
+                    .x_row_stride = time * inputs,
+                    .x_time_stride = inputs,
+                    .y = y,
+                    .y_row_stride = time * hidden,
+                    .y_time_stride = hidden,
+                    .sequences = 1};
         run(lstm, &r);
         hash_floats(y, batch * time * hidden);
         for (size_t row = 0; row < batch; row++) {
@@ -179,7 +188,8 @@ static void check_against_oracle(const le_kernels *kernels) {
     }
 }
 
-/* Stacks, directions, projections, masks and lengths: no oracle here (Python has it), but one hash for all. */
+/* Stacks, directions, projections, masks and lengths: no oracle here (Python has it), but one hash for all.
+ */
 static void check_variants(const le_kernels *kernels) {
     for (size_t variant = 0; variant < 32; variant++) {
         const size_t layers = 1 + variant % 3, directions = 1 + (variant >> 2) % 2;
@@ -207,10 +217,20 @@ static void check_variants(const le_kernels *kernels) {
         for (size_t row = 0; row < batch; row++) {
             lengths[row] = (int64_t)((row * 7 + variant) % (time + 1));
         }
-        le_run r = {.batch = batch, .time = time, .x = x, .x_row_stride = time * inputs, .x_time_stride = inputs,
-                    .y = y, .y_row_stride = time * directions * outputs, .y_time_stride = directions * outputs,
-                    .sequences = 1, .h_n = h, .c_n = c, .mask = variant % 2 ? mask : NULL,
-                    .lengths = variant % 2 ? NULL : lengths, .zero_masked = (int)(variant >> 1) % 2};
+        le_run r = {.batch = batch,
+                    .time = time,
+                    .x = x,
+                    .x_row_stride = time * inputs,
+                    .x_time_stride = inputs,
+                    .y = y,
+                    .y_row_stride = time * directions * outputs,
+                    .y_time_stride = directions * outputs,
+                    .sequences = 1,
+                    .h_n = h,
+                    .c_n = c,
+                    .mask = variant % 2 ? mask : NULL,
+                    .lengths = variant % 2 ? NULL : lengths,
+                    .zero_masked = (int)(variant >> 1) % 2};
         run(lstm, &r);
         hash_floats(y, batch * time * directions * outputs);
         hash_floats(h, layers * directions * batch * outputs);
