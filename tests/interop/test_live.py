@@ -1,0 +1,80 @@
+"""Random models, built now in the real frameworks, against what we make of their files.
+
+Slow, and needs PyTorch, Keras, TensorFlow and tf-keras: ``pytest -m interop -s tests/interop``. Another
+``LSTM_ENGINE_INTEROP_SEED`` gives other models. ``build_keras.py`` and ``build_torch.py`` build them in processes of their
+own; nothing of a framework is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recorded import compare_all, layer_counts, manifest, summary
+
+pytestmark = pytest.mark.interop
+
+HERE = Path(__file__).parent
+SEED = int(os.environ.get("LSTM_ENGINE_INTEROP_SEED", "0"))
+
+#: Every Keras layer that the loaders know and that a random model can have; all have to turn up.
+KERAS_LAYERS = {
+    "Sequential", "Embedding", "Masking", "LSTM", "Bidirectional", "TimeDistributed", "Dense", "Dropout", "Activation",
+    "Softmax", "ReLU", "BatchNormalization", "LayerNormalization", "Concatenate", "Add", "Flatten", "RepeatVector",
+    "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization",
+}  # fmt: skip
+
+#: 17 themes of models, twelve times over with PyTorch under Keras, which is the quickest, twice each with TensorFlow.
+KERAS_RUNS = {
+    "keras-torch": ("torch", ["--count", "204"]),
+    "keras-tensorflow": ("tensorflow", ["--count", "34"]),
+    "tf-keras": ("tensorflow", ["--count", "34", "--package", "tf_keras"]),
+}
+
+
+def build(program: str, directory: Path, arguments: list[str], **environment: str) -> None:
+    """Run a builder."""
+    command = [sys.executable, str(HERE / program), "--directory", str(directory), *arguments]
+    threads = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    done = subprocess.run(
+        command, env={**os.environ, **threads, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def assert_all_agree(directory: Path, title: str) -> None:
+    """Compare every model on both backends; print the summaries and fail with everything that differs."""
+    problems = []
+    for backend in ("fused", "blas"):
+        results, failures = compare_all(directory, backend=backend)
+        if results:
+            print("\n" + summary(f"{title}, {backend}", len(results) + len(failures), results))
+        problems += failures + [f"{backend}: {result}" for result in results if not result.is_right]
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture(scope="module", params=KERAS_RUNS)
+def keras_directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    backend, arguments = KERAS_RUNS[request.param]
+    directory: Path = tmp_path_factory.mktemp(request.param)
+    build("build_keras.py", directory, [*arguments, "--seed", str(SEED)], KERAS_BACKEND=backend)
+    return directory
+
+
+def test_keras(keras_directory: Path) -> None:
+    record = manifest(keras_directory)
+    assert_all_agree(keras_directory, f"{record['package']} {record['version']} on {record['backend']}")
+
+
+def test_every_layer_turns_up(keras_directory: Path) -> None:
+    if len(manifest(keras_directory)["models"]) < 200:
+        pytest.skip("too few models to have every layer")
+    assert not KERAS_LAYERS - set(layer_counts(keras_directory))
+
+
+def test_torch(tmp_path: Path) -> None:
+    build("build_torch.py", tmp_path, ["--count", "150", "--seed", str(SEED)])
+    assert_all_agree(tmp_path, f"torch {manifest(tmp_path)['version']}")
