@@ -90,7 +90,7 @@ setup(
     ext_modules=cythonize(
         # The C library's mathematics come last: the static libraries need it.
         [extension("_core", libraries=["m"]), extension("_stream"), extension("_blas")],
-        compiler_directives={"language_level": 3, "embedsignature": True, "binding": True, "freethreading_compatible": False},
+        compiler_directives={"language_level": 3, "embedsignature": True, "binding": True},
     ),
     cmdclass={"build_ext": BuildExtension},
 )

@@ -1,6 +1,5 @@
 """The compiled core: argument checks, then C. No arithmetic happens in Cython."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,14 @@ from .weights import LSTMWeights
 class Kernels:
     """The kernels of one instruction set; ``name`` is "avx512", "avx2", "neon" or "scalar"."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name of the instruction set."""
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether this is a vector instruction set, not the scalar reference."""
+
     @staticmethod
     def select(name: str | None = None) -> Kernels:
         """Return the named instruction set, or that of ``LSTM_ENGINE_ISA``, or the best one here."""
@@ -27,6 +33,11 @@ class CoreLSTM:
     isa: str
     dtype: np.dtype[Any]
     memory_bytes: int
+    layers: int
+    directions: int
+    input_size: int
+    hidden_size: int
+    output_size: int
     def __init__(
         self, weights: LSTMWeights, *, backend: str = "auto", compute_type: str = "float32", isa: str | None = None
     ) -> None: ...

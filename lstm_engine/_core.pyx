@@ -27,7 +27,6 @@ from lstm_engine._c_api cimport (
     le_isa_name,
     le_isa_select,
     le_isa_supported,
-    le_kernels,
     le_kernels_name,
     le_kernels_vectorised,
     le_layer_norm,
@@ -93,7 +92,7 @@ cdef cnp.ndarray checked(object value, str name, int type_number, tuple shape):
     array = value
     if cnp.PyArray_TYPE(array) != type_number or not cnp.PyArray_ISCARRAY_RO(array):
         raise ShapeError(
-            f"{name}: expected a C-contiguous, aligned array of {np.dtype(cnp.PyArray_TypeObjectFromType(type_number))}, "
+            f"{name}: expected a C-contiguous, aligned array of {cnp.PyArray_DescrFromType(type_number)}, "
             f"found dtype {array.dtype} with strides {tuple(value.strides)}"
         )
     if shape is not None and value.shape != shape:
@@ -124,7 +123,7 @@ cdef class Workspace:
             self.size = 0
             if posix_memalign(&self.memory, 64, size) != 0:
                 self.memory = NULL
-                raise MemoryError(f"lstm_engine: {size} bytes of workspace could not be allocated; use a smaller batch")
+                raise MemoryError(f"lstm_engine: no memory for {size} bytes of workspace; use a smaller batch")
             self.size = size
         return 0
 

@@ -93,8 +93,8 @@ class LSTM:
 
         if not isinstance(weights, LSTMWeights):
             raise ShapeError(
-                f"weights: expected LSTMWeights, found {type(weights).__name__}; use LSTM.from_weights for plain arrays, "
-                "LSTM.from_torch or LSTM.from_keras for files"
+                f"weights: expected LSTMWeights, found {type(weights).__name__}; use LSTM.from_weights for plain "
+                "arrays, LSTM.from_torch or LSTM.from_keras for files"
             )
         check_options(compute_type, num_threads, backend)
         if merge_mode not in _MERGE_MODES:
@@ -222,7 +222,7 @@ class LSTM:
         def named(value: str | Activation) -> Activation:
             return value if isinstance(value, Activation) else Activation(value)
 
-        kernels = list(kernel) if isinstance(kernel, (list, tuple)) else [kernel]
+        kernels: list[Any] = list(kernel) if isinstance(kernel, (list, tuple)) else [kernel]
         count = len(kernels)
         directions = 2 if direction == "bidirectional" else 1
         if count == 0 or count % directions:
@@ -416,12 +416,20 @@ class LSTM:
         if mask is not None:
             mask = as_mask(mask, "mask", (time,) if unbatched else (batch, time)).reshape(batch, time)
         if lengths is not None:
-            lengths = as_lengths(np.reshape(lengths, (1,)) if unbatched and np.ndim(lengths) == 0 else lengths,
-                                 "lengths", batch, time)
+            lengths = as_lengths(
+                np.reshape(lengths, (1,)) if unbatched and np.ndim(lengths) == 0 else lengths, "lengths", batch, time
+            )
         target = self._target(out, array, sequences, time_major, unbatched, (array, h0, c0))
         y, h, c = self._core.run(
-            array, h0, c0, lengths=lengths, mask=mask, zero_masked=self.zero_masked, time_major=time_major,
-            out=target, sequences=sequences,
+            array,
+            h0,
+            c0,
+            lengths=lengths,
+            mask=mask,
+            zero_masked=self.zero_masked,
+            time_major=time_major,
+            out=target,
+            sequences=sequences,
         )
         if unbatched:
             h, c = h[:, 0], c[:, 0]
@@ -431,7 +439,7 @@ class LSTM:
                 np.copyto(out, y)
             y = out
         elif self.num_directions == 2 and self.merge_mode != "concat":
-            y = merge(y[..., : self.output_size], y[..., self.output_size :], self.merge_mode)
+            return merge(y[..., : self.output_size], y[..., self.output_size :], self.merge_mode), h, c
         return y, h, c
 
     def _initial(

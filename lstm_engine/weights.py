@@ -149,7 +149,8 @@ class CellWeights:
 
     def astype(self, dtype: type[np.float32] | type[np.float64]) -> CellWeights:
         """Return the same cell with all arrays in ``dtype``."""
-        return replace(self, **{name: array.astype(dtype) for name, array in self.arrays().items()})
+        converted: dict[str, Any] = {name: array.astype(dtype) for name, array in self.arrays().items()}
+        return replace(self, **converted)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,9 +178,7 @@ class LSTMWeights:
 
     def __post_init__(self) -> None:
         if self.direction not in ("forward", "reverse", "bidirectional"):
-            raise ShapeError(
-                f"direction: expected 'forward', 'reverse' or 'bidirectional', found {self.direction!r}"
-            )
+            raise ShapeError(f"direction: expected 'forward', 'reverse' or 'bidirectional', found {self.direction!r}")
         object.__setattr__(self, "cells", tuple(tuple(layer) for layer in self.cells))
         if not self.cells:
             raise ShapeError("cells: expected at least one layer, found none")
