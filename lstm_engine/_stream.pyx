@@ -213,6 +213,7 @@ cdef class Stream:
     cdef dict states             # of the graph
     cdef bint busy
     cdef bint release_gil
+    cdef bint overlap_harms      # whether the output may be written before the input is read
     cdef int type_number
     cdef object dtype
     cdef int axes
@@ -246,6 +247,7 @@ cdef class Stream:
         self.in_shape[self.axes - 1] = first.in_size
         self.out_shape[self.axes - 1] = last.out_size
         self.first = first if len(self.stages) == 1 else None
+        self.overlap_harms = isinstance(self.first, LinearStage)
         self.scratch = [
             np.empty(self.rows * (<Stage>stage).out_size, self.dtype) for stage in self.stages[:len(self.stages) - 1]
         ]
@@ -313,6 +315,8 @@ cdef class Stream:
             target = <cnp.ndarray>out
         else:
             raise self._bad_out(out)
+        if self.overlap_harms and np.may_share_memory(source, target):
+            source = source.copy()
         if self.first is not None and not self.release_gil:
             self.first.advance(cnp.PyArray_DATA(source), cnp.PyArray_DATA(target))
             return target
