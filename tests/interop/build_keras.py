@@ -197,7 +197,8 @@ class Builder:
 
     def pointwise(self) -> Any:
         """Return a layer that works on the last axis of a sequence or of a vector alike."""
-        kind = self.one_of(("dense", "dense", "activation", "relu", "softmax", "normalisation", "noise"))
+        kinds = ("dense", "dense", "activation", "relu", "softmax", "normalisation", "normalisation", "noise")
+        kind = self.one_of(kinds)
         # Keras's Softmax takes the mask of a sequence for one of scores and then refuses its shape.
         match "activation" if kind == "softmax" and self.has_mask else kind:
             case "dense":

@@ -1,8 +1,8 @@
 """Random models, built now in the real frameworks, against what we make of their files.
 
 Slow, and needs PyTorch, Keras, TensorFlow and tf-keras: ``pytest -m interop -s tests/interop``. Another
-``LSTM_ENGINE_INTEROP_SEED`` gives other models. ``build_keras.py`` and ``build_torch.py`` build them in processes of their
-own; nothing of a framework is imported here.
+``LSTM_ENGINE_INTEROP_SEED`` gives other models. ``build_keras.py`` and ``build_torch.py`` build them in processes of
+their own; nothing of a framework is imported here.
 """
 
 from __future__ import annotations
