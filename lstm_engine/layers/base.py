@@ -76,6 +76,13 @@ class Context:
         """Return the caller's lengths if ``mask`` is the very mask made from them."""
         return next((lengths for padding, lengths in self.paddings if padding is mask), None)
 
+    def padding_of(self, mask: Mask) -> Mask | None:
+        """Return the mask made from the caller's lengths that ``mask`` is a part of."""
+        for padding, _ in self.paddings:
+            if padding.shape == mask.shape and not (mask & ~padding).any():
+                return padding
+        return None
+
 
 def frozen_copy(array: Array, dtype: np.dtype[Any] | None = None) -> Array:
     """Return a read-only C-contiguous copy of ``array``, in ``dtype`` if given."""

@@ -170,7 +170,7 @@ def activation_from_keras(value: Any, version: KerasVersion) -> LayerActivation:
         return None
     if isinstance(value, Mapping):
         kind, config = value.get("class_name"), value.get("config")
-        if kind in _LAYERS and isinstance(config, Mapping) and value.get("registered_name") in (None, kind):
+        if isinstance(kind, str) and kind in _LAYERS and isinstance(config, Mapping) and value.get("registered_name") in (None, kind):
             return _LAYERS[kind](config)
         if kind == "function" and isinstance(config, str) and value.get("module") != "builtins":
             value = config

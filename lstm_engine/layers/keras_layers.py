@@ -54,7 +54,7 @@ def build_layer(
     else:
         builder = BUILDERS.get(description.class_name)
     if builder is None:
-        problems.unsupported.append(f"{config.subject} is not supported; supported are: {', '.join(sorted(BUILDERS))}")
+        problems.unsupported.append(f"{config.subject} is not supported")
         return None
     noted = len(problems)
     try:

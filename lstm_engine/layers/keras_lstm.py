@@ -74,7 +74,7 @@ def _taken(layer: Layer | None, subject: str) -> tuple[LSTMWeights, dict[str, An
     assert isinstance(layer, BidirectionalLSTM)
     if not layer.one_stack:
         raise UnsupportedModelError(
-            f"{subject}: layer {layer.name!r}: expected two cells of one size, the first of them running forward; found "
+            f"{subject}: layer {layer.name!r}: expected two cells of one size, the first running forward; found "
             f"{layer.forward.hidden_size} and {layer.backward.hidden_size} units"
             f"{', the first running backward' if layer.flipped else ''}; load the whole model with le.load"
         )

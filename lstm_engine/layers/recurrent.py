@@ -36,8 +36,11 @@ def _run(
     if mask is not None and (lengths := context.lengths_of(mask)) is not None:
         # The caller's own lengths, unchanged by the layers in between: the core then skips the padding.
         return lstm.core.run(x, h0, c0, lengths=lengths, sequences=sequences)
-    zero_masked = zero_masked or bool(context.paddings)
-    return lstm.core.run(x, h0, c0, mask=mask, zero_masked=zero_masked, sequences=sequences)
+    y, h, c = lstm.core.run(x, h0, c0, mask=mask, zero_masked=zero_masked, sequences=sequences)
+    if mask is not None and sequences and not zero_masked:
+        # Masks of the model joined in: within a row's length they mean what they always do, past it there are zeros.
+        y = _zeroed(y, context.padding_of(mask))
+    return y, h, c
 
 
 def _zeroed(y: Array, mask: Mask | None, *, flipped: bool = False) -> Array:
