@@ -1,108 +1,78 @@
 """HDF5 files from strangers: only what lies in the file itself, and only as much as the file can hold.
 
-h5py opens the file and walks its groups; this module decides what may be asked of it:
-
-- a path is followed through hard links alone: soft links, external links and user-defined ones are refused;
-- the bytes of a dataset lie in the file: no external storage, no virtual dataset, no fill values in place of data;
-- datasets hold plain numbers, stored as they are or with the filters gzip and shuffle;
-- shapes are checked against the stored bytes and the caps before anything is allocated, and compressed chunks
-  are unpacked here, where the length of what comes out is bounded (HDF5's own gzip filter unpacks a chunk whole,
-  however large it turns out to be).
+- A path is followed through hard links alone: soft links, external links and user-defined ones are refused.
+- The bytes of a dataset lie in the file: no external storage, no virtual dataset, no fill values in place of data.
+- Datasets hold plain numbers, stored as they are or with the filters gzip and shuffle.
+- Shapes are checked against the stored bytes and the caps before anything is allocated, and a compressed chunk may
+  not unpack to more than its shape says.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lstm_engine.errors import FormatError, LstmEngineError, UnsafeFileError, UnsupportedModelError
+from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelError
 
-from .limits import MAX_JSON_BYTES, MAX_NAME_LENGTH, MAX_RANK, MAX_TENSORS, max_tensor_bytes
-
-if TYPE_CHECKING:
-    import h5py
+from . import hdf5_messages as messages
+from .hdf5_messages import Attribute, Bytes, Layout, Link, Message
+from .hdf5_structures import Structures
+from .limits import MAX_JSON_BYTES, MAX_NAME_LENGTH, MAX_TENSORS, max_tensor_bytes
 
 __all__ = ["HDF5File", "HDF5Group"]
 
-_NUMBERS: Final = frozenset(
-    {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
-)
+_GZIP: Final = 1
+_SHUFFLE: Final = 2
 
-#: What h5py raises about a damaged file: any of these, from any of its calls.
-_HDF5_ERRORS: Final = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    SystemError,
-    TypeError,
-    ValueError,
-)
-
-_DAMAGED: Final = "the file is truncated or damaged"
+_LINKS: Final = {"soft": "a soft link", "external": "a link to another file", "user-defined": "a user-defined link"}
 
 
 class HDF5File:
-    """An HDF5 file, open for reading; a context manager.
+    """An HDF5 file.
 
     Parameters
     ----------
-    source
-        The file's path, or all of its bytes.
+    data
+        All bytes of the file.
     subject
         What the file is, for messages.
 
     Raises
     ------
     FormatError
-        If HDF5 cannot make sense of it.
+        If it is no HDF5 file, or truncated.
+    UnsupportedModelError
+        If it is of a kind of HDF5 file that Keras does not write.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | bytes, subject: str) -> None:
-        import h5py
-
+    def __init__(self, data: bytes, subject: str) -> None:
         self.subject = subject
-        with _as_format_error(subject):
-            if isinstance(source, bytes):
-                self.size = len(source)
-                self._file = h5py.File(h5py.h5f.open_file_image(source))
-            else:
-                self.size = Path(source).stat().st_size
-                # A lock would only keep others from writing; some network file systems refuse it to readers.
-                self._file = h5py.File(source, "r", locking=False)
+        self.size = len(data)
+        with _about(subject):
+            self.structures = Structures(data)
         self._left_bytes = max_tensor_bytes(self.size)
         self._left_tensors = MAX_TENSORS
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with _as_format_error(self.subject):
-            self._file.close()
 
     @property
     def root(self) -> HDF5Group:
         """The root group."""
-        with _as_format_error(self.subject):
-            return HDF5Group(self, self._file["/"].id, "")
+        return HDF5Group(self, self.structures.root, "")
 
     def spend(self, wanted_bytes: int, subject: str) -> None:
-        """Take ``wanted_bytes`` from what the file's arrays may take together."""
+        """Take ``wanted_bytes`` from what the file's arrays may take together.
+
+        Raises
+        ------
+        UnsafeFileError
+            If they are more than what is left.
+        """
         self._left_bytes -= wanted_bytes
         self._left_tensors -= 1
         if self._left_bytes < 0:
@@ -117,31 +87,28 @@ class HDF5File:
 class HDF5Group:
     """One group of an :class:`HDF5File`. Paths are relative to it."""
 
-    def __init__(self, file: HDF5File, group_id: h5py.h5g.GroupID, path: str) -> None:
+    def __init__(self, file: HDF5File, address: int, path: str) -> None:
         self._file = file
-        self._id = group_id
+        self._address = address
         self.path = path
+        with _about(self._subject()):
+            links = file.structures.links(address)
+        if links is None:
+            raise FormatError(f"{self._subject()}: expected a group, found something else")
+        self._links: dict[str, Link] = links
 
     def __contains__(self, path: str) -> bool:
         parent, _, name = path.rpartition("/")
-        group: HDF5Group | None = self
+        group = self
         for part in parent.split("/") if parent else ():
-            group = group._child_group(part) if group is not None and group._has(part) else None
-        return group is not None and group._has(name)
+            if part not in group._links:
+                return False
+            group = group.group(part)
+        return name in group._links
 
     def names(self) -> list[str]:
-        """Return the names of everything in the group, in HDF5's order.
-
-        Raises
-        ------
-        UnsafeFileError
-            If there are more than :data:`~lstm_engine.formats.limits.MAX_TENSORS`.
-        """
-        with _as_format_error(self._subject()):
-            count = self._id.get_num_objs()
-            if count > MAX_TENSORS:
-                raise UnsafeFileError(f"{self._subject()}: expected at most {MAX_TENSORS:,} members, found {count:,}")
-            return [_decoded(name, self._subject()) for name in self._id]
+        """Return the names of everything in the group."""
+        return list(self._links)
 
     def group(self, path: str) -> HDF5Group:
         """Open a group.
@@ -155,7 +122,7 @@ class HDF5Group:
         """
         group = self
         for part in path.split("/"):
-            group = group._child_group(part)
+            group = HDF5Group(self._file, group._target(part), "/".join(filter(None, (group.path, part))))
         return group
 
     def array(self, path: str) -> NDArray[Any]:
@@ -175,16 +142,13 @@ class HDF5Group:
         UnsafeFileError
             If it lies outside of the file, or asks for more memory than the file can fill.
         """
-        import h5py
-
         parent, _, name = path.rpartition("/")
         group = self.group(parent) if parent else self
         subject = group._subject(name)
-        dataset = group._child(name)
-        with _as_format_error(subject):
-            if not isinstance(dataset, h5py.h5d.DatasetID):
-                raise FormatError(f"{subject}: expected a dataset, found a group")
-            array = _read(dataset, subject, self._file)
+        address = group._target(name)
+        with _about(subject):
+            header = self._file.structures.messages(address)
+        array = _Dataset(self._file, header, subject).read()
         array.setflags(write=False)
         return array
 
@@ -198,11 +162,16 @@ class HDF5Group:
         UnsafeFileError
             If it is longer than a JSON text may be.
         """
-        with _as_format_error(self._subject(name)):
-            return _text(self._id, name, self._subject(name))
+        attribute = self._attributes().get(name)
+        if attribute is None:
+            return None
+        texts = _texts(self._file, attribute, self._subject(name))
+        if len(texts) != 1:
+            raise FormatError(f"{self._subject(name)}: expected the attribute to be one text, found {len(texts)}")
+        return texts[0]
 
     def text_list(self, name: str) -> list[str] | None:
-        """Return the texts of attribute ``name``, or of ``name0``, ``name1``, ... if it is stored in chunks.
+        """Return the texts of attribute ``name``, or of ``name0``, ``name1``, ... if it is stored in parts.
 
         Keras cuts a list that is too long for one attribute. None if there is neither.
 
@@ -211,234 +180,199 @@ class HDF5Group:
         FormatError
             If a part is no list of texts.
         """
-        value = self._attribute(name)
-        if value is not None:
-            return self._texts(name, value)
-        texts: list[str] | None = None
-        for chunk in range(MAX_TENSORS):
-            value = self._attribute(f"{name}{chunk}")
-            if value is None:
-                break
-            texts = (texts or []) + self._texts(f"{name}{chunk}", value)
-        return texts
-
-    def _texts(self, name: str, value: Any) -> list[str]:
-        subject = self._subject(name)
-        # An empty list is stored as an empty array of float64.
-        if not isinstance(value, np.ndarray) or value.ndim != 1 or (value.size and value.dtype.kind not in "OSU"):
-            raise FormatError(f"{subject}: expected the attribute to be a list of texts, found {type(value).__name__}")
-        texts = [_decoded(item, subject) if isinstance(item, bytes) else item for item in value.tolist()]
+        attributes = self._attributes()
+        names = [name] if name in attributes else []
+        if not names:
+            names = list(itertools.takewhile(attributes.__contains__, (f"{name}{part}" for part in itertools.count())))
+        if not names:
+            return None
+        texts = [text for part in names for text in _texts(self._file, attributes[part], self._subject(part))]
         for text in texts:
-            if not isinstance(text, str) or len(text) > MAX_NAME_LENGTH:
+            if len(text) > MAX_NAME_LENGTH:
                 raise FormatError(
-                    f"{subject}: expected names of at most {MAX_NAME_LENGTH} characters, found {text!r:.60}"
+                    f"{self._subject(name)}: expected names of at most {MAX_NAME_LENGTH} characters, found {text!r:.60}"
                 )
         return texts
 
-    def _attribute(self, name: str) -> Any:
-        with _as_format_error(self._subject(name)):
-            return _attribute(self._id, name, self._subject(name))
+    def _attributes(self) -> dict[str, Attribute]:
+        with _about(self._subject()):
+            return self._file.structures.attributes(self._file.structures.messages(self._address))
+
+    def _target(self, name: str) -> int:
+        """Return the address of the object that the hard link ``name`` leads to."""
+        link = self._links.get(name)
+        if link is None:
+            raise FormatError(f"{self._subject(name)}: expected this in the file, found nothing; the file is damaged")
+        if link.kind != "hard":
+            raise UnsafeFileError(f"{self._subject(name)}: expected data in the file itself, found {_LINKS[link.kind]}")
+        return link.address
 
     def _subject(self, name: str = "") -> str:
-        inside = "/".join(part for part in (self.path, name) if part)
-        return f"{self._file.subject}: {inside or '/'}"
-
-    def _has(self, name: str) -> bool:
-        with _as_format_error(self._subject(name)):
-            return bool(self._id.links.exists(self._checked(name)))
-
-    def _checked(self, name: str) -> bytes:
-        if name in ("", ".") or len(name) > MAX_NAME_LENGTH or "\0" in name:
-            raise FormatError(f"{self._subject()}: expected the name of a member, found {name!r:.60}")
-        return name.encode()
-
-    def _child(self, name: str) -> Any:
-        """Open what the hard link ``name`` leads to."""
-        import h5py
-
-        subject = self._subject(name)
-        with _as_format_error(subject):
-            key = self._checked(name)
-            if not self._id.links.exists(key):
-                raise FormatError(f"{subject}: expected this in the file, found nothing; {_DAMAGED}")
-            kind = self._id.links.get_info(key).type
-            if kind != h5py.h5l.TYPE_HARD:
-                found = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "a link to another file"}
-                raise UnsafeFileError(
-                    f"{subject}: expected data in the file itself, found {found.get(kind, 'a user-defined link')}"
-                )
-            return h5py.h5o.open(self._id, key)
-
-    def _child_group(self, name: str) -> HDF5Group:
-        import h5py
-
-        child = self._child(name)
-        if not isinstance(child, h5py.h5g.GroupID):
-            raise FormatError(f"{self._subject(name)}: expected a group, found something else")
-        return HDF5Group(self._file, child, "/".join(part for part in (self.path, name) if part))
+        return f"{self._file.subject}: {'/'.join(filter(None, (self.path, name))) or '/'}"
 
 
-# --- Attributes -------------------------------------------------------------------------------------------------------
-
-
-def _attribute(holder: h5py.h5o.ObjectID, name: str, subject: str) -> Any:
-    """Return the value of an attribute of texts or numbers, or None if there is no such attribute."""
-    import h5py
-
-    key = name.encode()
-    if not h5py.h5a.exists(holder, key):
-        return None
-    attribute = h5py.h5a.open(holder, key)
-    kind = attribute.get_type()
-    if kind.get_class() not in (h5py.h5t.STRING, h5py.h5t.FLOAT, h5py.h5t.INTEGER):
-        raise FormatError(f"{subject}: expected the attribute to be text, found another type")
-    if attribute.get_space().get_simple_extent_type() == h5py.h5s.NULL:
-        raise FormatError(f"{subject}: expected the attribute to hold a value, found none")
-    count = math.prod(attribute.shape)
-    # Texts of variable length lie in the file, once each: only their number has to be bounded.
-    variable = kind.get_class() == h5py.h5t.STRING and kind.is_variable_str()
-    if count > MAX_TENSORS or (not variable and kind.get_size() * count > MAX_JSON_BYTES):
-        raise UnsafeFileError(
-            f"{subject}: expected at most {MAX_TENSORS:,} texts of {MAX_JSON_BYTES:,} bytes together, found {count:,} "
-            f"of {kind.get_size():,} bytes each"
+def _texts(file: HDF5File, attribute: Attribute, subject: str) -> list[str]:
+    kind, shape = attribute.datatype, attribute.shape
+    if shape is None or len(shape) > 1:
+        raise FormatError(f"{subject}: expected the attribute to be a text or a list of texts, found another shape")
+    count = math.prod(shape)
+    if count == 0:
+        return []  # an empty list is stored as numbers
+    if kind.kind not in ("string", "text"):
+        raise FormatError(f"{subject}: expected the attribute to hold text, found {kind.kind}")
+    if count > MAX_TENSORS or count * kind.size > len(attribute.data):
+        raise FormatError(
+            f"{subject}: expected {count:,} texts of {kind.size:,} bytes in the attribute, "
+            f"found {len(attribute.data):,} bytes in all; the file is damaged"
         )
-    owner = h5py.Group(holder) if isinstance(holder, h5py.h5g.GroupID) else h5py.Dataset(holder)
-    return owner.attrs[name]
-
-
-def _text(holder: h5py.h5o.ObjectID, name: str, subject: str) -> str | None:
-    value = _attribute(holder, name, subject)
-    if value is None:
-        return None
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.reshape(()).item()
-    if isinstance(value, bytes):
-        return _decoded(value, subject)
-    if not isinstance(value, str):
-        raise FormatError(f"{subject}: expected the attribute {name!r} to be a text, found {type(value).__name__}")
-    return value
+    texts = []
+    total = 0
+    for number in range(count):
+        text = bytes(attribute.data[number * kind.size : (number + 1) * kind.size])
+        if kind.kind == "text":
+            with _about(subject):
+                text = file.structures.text(Bytes(text))
+        total += len(text)
+        if total > MAX_JSON_BYTES:
+            raise UnsafeFileError(f"{subject}: expected at most {MAX_JSON_BYTES:,} bytes of text, found more")
+        try:
+            texts.append(text.rstrip(b"\0").decode("utf-8"))
+        except UnicodeDecodeError:
+            raise FormatError(f"{subject}: expected UTF-8, found {text[:40]!r}; the file is damaged") from None
+    return texts
 
 
 # --- Datasets ---------------------------------------------------------------------------------------------------------
 
 
-def _read(dataset: h5py.h5d.DatasetID, subject: str, file: HDF5File) -> NDArray[Any]:
-    import h5py
+class _Dataset:
+    """One dataset while it is being read."""
 
-    creation = dataset.get_create_plist()
-    layout = creation.get_layout()
-    if layout == h5py.h5d.VIRTUAL:
-        raise UnsafeFileError(f"{subject}: expected data in the file itself, found a virtual dataset")
-    if creation.get_external_count() > 0:
-        raise UnsafeFileError(f"{subject}: expected data in the file itself, found a dataset stored in another file")
+    def __init__(self, file: HDF5File, header: list[Message], subject: str) -> None:
+        self._file = file
+        self._subject = subject
+        self._messages = {message.kind: message for message in header}
+        needed = (messages.DATATYPE, messages.DATASPACE, messages.LAYOUT)
+        if not all(kind in self._messages for kind in needed):
+            raise FormatError(f"{subject}: expected a dataset, found something else")
+        if any(self._messages[kind].shared for kind in (*needed, messages.FILTERS) if kind in self._messages):
+            raise UnsupportedModelError(f"{subject}: expected a dataset with a type of its own, found a shared one")
+        with _about(subject):
+            attribute = file.structures.attributes(header).get("dtype")
+        marks = _texts(file, attribute, subject) if attribute is not None else []
+        self._mark = marks[0] if marks else None
 
-    dtype, bfloat16 = _number_type(dataset, subject)
-    if dataset.get_space().get_simple_extent_type() == h5py.h5s.NULL:
-        raise FormatError(f"{subject}: expected a dataset with values, found one without any")
-    shape = tuple(int(size) for size in dataset.shape)
-    if len(shape) > MAX_RANK:
-        raise UnsafeFileError(f"{subject}: expected at most {MAX_RANK} dimensions, found {len(shape)}")
-    array_bytes = math.prod(shape) * dtype.itemsize
-    stored = dataset.get_storage_size()
-    if stored > file.size:
-        raise FormatError(
-            f"{subject}: expected it in a file of {file.size:,} bytes, found {stored:,} bytes; {_DAMAGED}"
-        )
-    file.spend(array_bytes * (2 if bfloat16 else 1), subject)
+    def read(self) -> NDArray[Any]:
+        """Read the numbers."""
+        subject = self._subject
+        with _about(subject):
+            layout = messages.layout(self._messages[messages.LAYOUT].data)
+            shape = messages.dataspace(self._messages[messages.DATASPACE].data)
+        if messages.EXTERNAL_FILES in self._messages:
+            raise UnsafeFileError(f"{subject}: expected data in the file itself, found it stored in another file")
+        if layout.kind == "virtual":
+            raise UnsafeFileError(f"{subject}: expected data in the file itself, found a virtual dataset")
+        if layout.kind not in ("compact", "contiguous", "chunked"):
+            raise UnsupportedModelError(
+                f"{subject}: expected a dataset stored whole or in chunks, found one {layout.kind}; "
+                "save the model again with Keras, without asking h5py for libver='latest'"
+            )
+        if shape is None:
+            raise FormatError(f"{subject}: expected a dataset with values, found one without any")
+        dtype, bfloat16 = self._dtype()
+        array_bytes = math.prod(shape) * dtype.itemsize
+        # An array without elements may still have an absurd shape.
+        self._file.spend(max(array_bytes * (2 if bfloat16 else 1), *shape, 0), subject)
+        if array_bytes == 0:
+            array: NDArray[Any] = np.empty(shape, dtype)
+        elif layout.kind == "chunked":
+            array = self._read_chunks(layout, shape, dtype)
+        else:
+            array = np.frombuffer(self._stored(layout, array_bytes), dtype).reshape(shape)
+        if bfloat16:
+            # A bfloat16 is the upper half of a float32.
+            return (array.astype(np.uint32) << 16).view(np.float32)
+        return array.astype(dtype.newbyteorder("="), order="C", copy=True)
 
-    if array_bytes == 0:
-        array: NDArray[Any] = np.empty(shape, dtype)
-    elif layout == h5py.h5d.CHUNKED:
-        array = _read_chunks(dataset, creation, shape, dtype, subject)
-    else:
-        if stored != array_bytes:
+    def _stored(self, layout: Layout, array_bytes: int) -> Bytes:
+        """Return the bytes of a dataset that is stored whole."""
+        with _about(self._subject):
+            stored = self._file.structures.stored(layout)
+        if len(stored) != array_bytes:
             raise UnsafeFileError(
-                f"{subject}: an array of shape {shape} takes {array_bytes:,} bytes, found {stored:,} in the file"
+                f"{self._subject}: expected {array_bytes:,} bytes of an array in the file, found {len(stored):,}"
+            )
+        return stored
+
+    def _dtype(self) -> tuple[np.dtype[Any], bool]:
+        """Return the dtype of the stored numbers, and whether they are bfloat16, shown as uint16."""
+        with _about(self._subject):
+            found = messages.datatype(self._messages[messages.DATATYPE].data)
+        order = ">" if found.big_endian else "<"
+        if self._mark is not None and self._mark != "bfloat16":
+            raise UnsupportedModelError(
+                f"{self._subject}: expected numbers of bfloat16, float16, float32 or float64, found {self._mark!r:.40}"
+            )
+        halves = found.kind in ("opaque", "uint") and found.size == 2 and self._mark
+        if halves or (found.kind == "bfloat16" and found.size == 2):
+            return np.dtype(f"{order}u2"), True
+        if found.kind in ("float", "int", "uint") and not self._mark:
+            return np.dtype(f"{order}{found.kind[0]}{found.size}"), False
+        raise UnsupportedModelError(
+            f"{self._subject}: expected plain numbers, found {found.kind} values of {found.size} bytes; "
+            "save the model with float32 weights, as a .keras file"
+        )
+
+    def _read_chunks(self, layout: Layout, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Read a chunked dataset, unpacking each chunk."""
+        subject = self._subject
+        applied = self._filters()
+        steps, element = layout.chunk[:-1], layout.chunk[-1:]
+        fits = len(steps) == len(shape) and all(0 < step <= size for step, size in zip(steps, shape, strict=True))
+        if not fits or element != (dtype.itemsize,):
+            raise UnsafeFileError(f"{subject}: expected chunks that fit the shape {shape}, found {layout.chunk}")
+        chunk_bytes = math.prod(steps) * dtype.itemsize
+        with _about(subject):
+            chunks = {chunk.offset: chunk for chunk in self._file.structures.chunks(layout)}
+        wanted = math.prod(-(-size // step) for size, step in zip(shape, steps, strict=True))
+        # Chunks stick out of the array, by less than twice its size along each axis.
+        self._file.spend(wanted * chunk_bytes - math.prod(shape) * dtype.itemsize, subject)
+        if len(chunks) != wanted:
+            raise UnsafeFileError(
+                f"{subject}: an array of shape {shape} takes {wanted:,} chunks, found {len(chunks):,} in the file"
             )
         array = np.empty(shape, dtype)
-        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array, dataset.get_type())
-    if bfloat16:
-        # A bfloat16 is the upper half of a float32.
-        return (array.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    return array.astype(dtype.newbyteorder("="), copy=False)
-
-
-def _number_type(dataset: h5py.h5d.DatasetID, subject: str) -> tuple[np.dtype[Any], bool]:
-    """Return the dtype of the stored numbers, and whether they are bfloat16 (two opaque bytes, or uint16)."""
-    import h5py
-
-    marked = _text(dataset, "dtype", subject)
-    if marked is not None and marked != "bfloat16":
-        raise UnsupportedModelError(
-            f"{subject}: expected numbers of bfloat16, float16, float32 or float64, found {marked!r:.40}"
-        )
-    kind = dataset.get_type()
-    if kind.get_class() == h5py.h5t.OPAQUE and kind.get_size() == 2 and marked:
-        return np.dtype("V2"), True
-    if kind.get_class() in (h5py.h5t.FLOAT, h5py.h5t.INTEGER):
-        dtype = np.dtype(kind.dtype)
-        # h5py shows a number type that NumPy lacks as a wider one: the stored bytes are then not what the dtype says.
-        if dtype.name in _NUMBERS and kind == h5py.h5t.py_create(dtype) and (not marked or dtype.str == "<u2"):
-            return dtype, bool(marked)
-    opaque = kind.get_class() == h5py.h5t.OPAQUE
-    found = f"opaque values of {kind.get_size()} bytes" if opaque else "values of another type"
-    raise UnsupportedModelError(
-        f"{subject}: expected plain numbers, found {found}; save the model with float32 weights, as a .keras file"
-    )
-
-
-def _read_chunks(
-    dataset: h5py.h5d.DatasetID, creation: h5py.h5p.PropDCID, shape: tuple[int, ...], dtype: np.dtype[Any], subject: str
-) -> NDArray[Any]:
-    """Read a chunked dataset, unpacking each chunk here."""
-    filters = _filters(creation, subject)
-    steps = tuple(int(size) for size in creation.get_chunk())
-    chunk_bytes = math.prod(steps) * dtype.itemsize
-    # A chunk may stick out of the array, but less than once in each direction.
-    if len(steps) != len(shape) or chunk_bytes > 2 ** len(shape) * math.prod(shape) * dtype.itemsize:
-        raise UnsafeFileError(f"{subject}: expected chunks that fit the shape {shape}, found {steps}")
-    wanted = math.prod(-(-size // step) for size, step in zip(shape, steps, strict=True))
-    found = dataset.get_num_chunks()
-    if found != wanted:
-        raise UnsafeFileError(
-            f"{subject}: an array of shape {shape} takes {wanted:,} chunks, found {found:,} in the file"
-        )
-    stored = dataset.get_storage_size()
-    array = np.empty(shape, dtype)
-    for offset in itertools.product(*(range(0, size, step) for size, step in zip(shape, steps, strict=True))):
-        chunk = dataset.get_chunk_info_by_coord(offset)
-        if not 0 < chunk.size <= stored:
-            raise FormatError(f"{subject}: expected a chunk at {offset}, found none; {_DAMAGED}")
-        skipped, raw = dataset.read_direct_chunk(offset)
-        applied = [code for place, code in enumerate(filters) if not skipped >> place & 1]
-        data = _unfilter(bytes(raw), applied, chunk_bytes=chunk_bytes, itemsize=dtype.itemsize, subject=subject)
-        window = tuple(slice(start, start + step) for start, step in zip(offset, steps, strict=True))
-        target = array[window]
-        target[...] = np.frombuffer(data, dtype).reshape(steps)[tuple(slice(size) for size in target.shape)]
-    return array
-
-
-def _filters(creation: h5py.h5p.PropDCID, subject: str) -> list[int]:
-    import h5py
-
-    filters = []
-    for place in range(creation.get_nfilters()):
-        code, _, _, name = creation.get_filter(place)
-        if code not in (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE):
-            shown = name.decode("utf-8", "replace")
-            raise UnsupportedModelError(
-                f"{subject}: expected the filters gzip and shuffle, found {shown!r:.60} ({code})"
+        for offset in itertools.product(*(range(0, size, step) for size, step in zip(shape, steps, strict=True))):
+            chunk = chunks.get(offset)
+            if chunk is None:
+                raise FormatError(f"{subject}: expected a chunk at {offset}, found none; the file is damaged")
+            codes = [code for place, code in enumerate(applied) if not chunk.skipped >> place & 1]
+            data = _unfilter(
+                bytes(chunk.data), codes, chunk_bytes=chunk_bytes, itemsize=dtype.itemsize, subject=subject
             )
-        filters.append(code)
-    return filters
+            target = array[tuple(slice(start, start + step) for start, step in zip(offset, steps, strict=True))]
+            target[...] = np.frombuffer(data, dtype).reshape(steps)[tuple(slice(size) for size in target.shape)]
+        return array
+
+    def _filters(self) -> list[int]:
+        message = self._messages.get(messages.FILTERS)
+        if message is None:
+            return []
+        with _about(self._subject):
+            found = messages.filters(message.data)
+        for one in found:
+            if one.code not in (_GZIP, _SHUFFLE):
+                raise UnsupportedModelError(
+                    f"{self._subject}: expected the filters gzip and shuffle, found {one.name!r:.60} ({one.code}); "
+                    "save the model again with Keras"
+                )
+        return [one.code for one in found]
 
 
-def _unfilter(data: bytes, applied: list[int], *, chunk_bytes: int, itemsize: int, subject: str) -> bytes:
+def _unfilter(data: bytes, codes: list[int], *, chunk_bytes: int, itemsize: int, subject: str) -> bytes:
     """Undo the filters that were applied to a chunk, the last one first."""
-    import h5py
-
-    for code in reversed(applied):
-        if code == h5py.h5z.FILTER_DEFLATE:
+    for code in reversed(codes):
+        if code == _GZIP:
             try:
                 data = zlib.decompressobj().decompress(data, chunk_bytes + 1)
             except zlib.error as error:
@@ -447,28 +381,14 @@ def _unfilter(data: bytes, applied: list[int], *, chunk_bytes: int, itemsize: in
             # Shuffled: the first bytes of all items, then all second bytes, and so on.
             data = np.frombuffer(data, np.uint8).reshape(itemsize, -1).T.tobytes()
     if len(data) != chunk_bytes:
-        raise FormatError(f"{subject}: expected a chunk of {chunk_bytes:,} bytes, found {len(data):,}; {_DAMAGED}")
+        raise FormatError(f"{subject}: expected a chunk of {chunk_bytes:,} bytes, found {len(data):,}; it is damaged")
     return data
 
 
-# --- Errors -----------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
-def _as_format_error(subject: str) -> Iterator[None]:
-    """Turn what h5py raises about a damaged file into a FormatError."""
+def _about(subject: str) -> Iterator[None]:
+    """Say what the errors of the structures are about."""
     try:
         yield
-    except LstmEngineError:
-        raise
-    except _HDF5_ERRORS as error:
-        raise FormatError(
-            f"{subject}: expected readable HDF5, found {error or type(error).__name__}; {_DAMAGED}"
-        ) from None
-
-
-def _decoded(text: bytes, subject: str) -> str:
-    try:
-        return text.decode("utf-8")
-    except UnicodeDecodeError:
-        raise FormatError(f"{subject}: expected UTF-8, found {text[:40]!r}; {_DAMAGED}") from None
+    except (FormatError, UnsafeFileError, UnsupportedModelError) as error:
+        raise type(error)(f"{subject}: {error}") from None

@@ -41,12 +41,11 @@ def read_keras(path: str | os.PathLike[str]) -> ModelDescription:
         If the file holds code, links out of itself, or asks for more memory than it can fill.
     """
     found = detect(path)
-    if found.kind == "keras-h5":
-        return read_keras_h5(path)
     subject = os.fsdecode(path)
-    if found.kind != "keras":
+    if found.kind not in ("keras", "keras-h5"):
         raise FormatError(f"{subject}: expected a Keras model (.keras, or a whole model in .h5), found {found.phrase}")
-    return read_keras_archive(read_whole(path), subject)
+    read = read_keras_archive if found.kind == "keras" else read_keras_h5
+    return read(read_whole(path), subject)
 
 
 #: What ``lstm-engine info`` shows about a Keras file is what a model is made from.

@@ -13,6 +13,7 @@ from lstm_engine.description import Call, TensorRef
 
 from .keras_calls import flat_tensors, parse_calls
 from .keras_layers import LAYERS, MERGES, MODELS, OPERATIONS, KerasLayer, KerasModel, Problems, shown
+from .keras_masks import drop_recorded_masks
 from .limits import MAX_NAME_LENGTH
 
 __all__ = ["parse_model"]
@@ -43,7 +44,8 @@ def parse_model(tree: Any, subject: str) -> KerasModel:
     Returns
     -------
     KerasModel
-        The model without its weights; its graph is whole and free of loops.
+        The model without its weights; its graph is whole, free of loops, and without the operations by which Keras 3
+        records masks that travel along anyway.
 
     Raises
     ------
@@ -139,8 +141,9 @@ def _functional(config: dict[str, Any], problems: Problems) -> KerasModel:
             problems.damaged.append(f"{key}: {error}")
     problems.raise_if_any()
     model = KerasModel(_model_name(config, "model"), layers, ends[0], ends[1])
-    _check_graph(model, problems)
+    order = _check_graph(model, problems)
     problems.raise_if_any()
+    drop_recorded_masks(model, order)
     return model
 
 
@@ -192,6 +195,10 @@ def _layer(entry: Any, problems: Problems, wrapper: str = "") -> KerasLayer | No
         )
     elif not operation and (kind not in LAYERS or not _is_keras(entry, "layers") or (wrapper and kind == "InputLayer")):
         problems.unsupported.append(f"{where} is of the class {shown(kind)}{_origin(entry)}, which is not supported")
+    elif kind in ("Dense", "LSTM") and "units" not in config and "output_dim" in config:
+        problems.unsupported.append(
+            f"{where} ({kind}) was written by Keras 1; load the model in Keras 2 and save it again"
+        )
     elif not _is_plain_policy(config.get("dtype")):
         problems.unsupported.append(f"{where} ({kind}) is quantized; expected a dtype policy of floating point")
     else:
@@ -301,8 +308,11 @@ def _code_problem(where: str) -> str:
 # --- The graph --------------------------------------------------------------------------------------------------------
 
 
-def _check_graph(model: KerasModel, problems: Problems) -> None:
-    """Note references to what does not exist, loops, and operations used for anything but masks."""
+def _check_graph(model: KerasModel, problems: Problems) -> list[tuple[str, int]]:
+    """Return the calls (layer, number) in an order in which they can be made.
+
+    References to what does not exist, loops, and operations used for anything but masks are noted as problems.
+    """
     layers = {layer.name: layer for layer in model.layers}
     _check_ends(model, layers, problems)
     operations = {layer.name for layer in model.layers if layer.operation}
@@ -332,8 +342,7 @@ def _check_graph(model: KerasModel, problems: Problems) -> None:
         for tensor in model.outputs
         if tensor.layer in operations
     )
-    if not problems:
-        _check_loops(needs, problems)
+    return [] if problems else _ordered(needs, problems)
 
 
 def _check_ends(model: KerasModel, layers: dict[str, KerasLayer], problems: Problems) -> None:
@@ -368,22 +377,21 @@ def _check_tensor(tensor: TensorRef, layers: dict[str, KerasLayer], user: str, p
         )
 
 
-def _check_loops(needs: dict[tuple[str, int], set[tuple[str, int]]], problems: Problems) -> None:
-    """Note the calls that can never be made because each waits for another of them."""
+def _ordered(needs: dict[tuple[str, int], set[tuple[str, int]]], problems: Problems) -> list[tuple[str, int]]:
+    """Return the calls, each after those that it needs; note those that can never be made."""
     users: dict[tuple[str, int], list[tuple[str, int]]] = {}
     for call, sources in needs.items():
         for source in sources:
             users.setdefault(source, []).append(call)
     open_needs = {call: len(sources) for call, sources in needs.items()}
-    ready = [call for call, count in open_needs.items() if count == 0]
-    while ready:
-        done = ready.pop()
-        del open_needs[done]
-        for call in users.get(done, ()):
-            open_needs[call] -= 1
-            if open_needs[call] == 0:
-                ready.append(call)
-    if open_needs:
-        names = sorted({name for name, _ in open_needs})
+    order = [call for call, count in open_needs.items() if count == 0]
+    for call in order:  # which grows meanwhile
+        for user in users.get(call, ()):
+            open_needs[user] -= 1
+            if open_needs[user] == 0:
+                order.append(user)
+    if len(order) < len(needs):
+        names = sorted({name for (name, _), count in open_needs.items() if count > 0})
         listed = ", ".join(shown(name) for name in names[:20])
         problems.damaged.append(f"expected a graph without loops, found {len(names)} layers that wait in one: {listed}")
+    return order

@@ -6,8 +6,6 @@ The root has the attributes ``model_config`` (the architecture as JSON) and ``ke
 
 from __future__ import annotations
 
-import os
-
 from lstm_engine.description import ModelDescription
 from lstm_engine.errors import FormatError, UnsupportedModelError
 
@@ -20,13 +18,15 @@ from .keras_weights import read_legacy_weights
 __all__ = ["read_keras_h5"]
 
 
-def read_keras_h5(path: str | os.PathLike[str]) -> ModelDescription:
+def read_keras_h5(data: bytes, subject: str) -> ModelDescription:
     """Read a legacy whole-model file.
 
     Parameters
     ----------
-    path
-        The file.
+    data
+        All bytes of the file.
+    subject
+        The file's path, for messages.
 
     Returns
     -------
@@ -42,21 +42,19 @@ def read_keras_h5(path: str | os.PathLike[str]) -> ModelDescription:
     UnsafeFileError
         If it holds code, or links out of itself, or asks for more memory than it can fill.
     """
-    subject = os.fsdecode(path)
-    with HDF5File(path, subject) as file:
-        root = file.root
-        text = root.text("model_config")
-        if text is None:
-            raise _without_model(subject, set(root.names()), has_layer_names=root.text_list("layer_names") is not None)
-        model = parse_model(parse_json(text, f"{subject}: model_config"), f"{subject}: model_config")
-        if "model_weights" not in root:
-            raise FormatError(f"{subject}: expected a group 'model_weights', found none; the file is damaged")
-        weights = root.group("model_weights")
-        version = root.text("keras_version") or weights.text("keras_version") or "1"
-        if not version[:1].isdigit() or len(version) > 100:
-            raise FormatError(f"{subject}: expected keras_version to be a version, found {shown(version)}")
-        problems = Problems(f"{subject}: model_weights")
-        read_legacy_weights(weights, model.layers, problems)
+    root = HDF5File(data, subject).root
+    text = root.text("model_config")
+    if text is None:
+        raise _without_model(subject, set(root.names()), has_layer_names=root.text_list("layer_names") is not None)
+    model = parse_model(parse_json(text, f"{subject}: model_config"), f"{subject}: model_config")
+    if "model_weights" not in root:
+        raise FormatError(f"{subject}: expected a group 'model_weights', found none; the file is damaged")
+    weights = root.group("model_weights")
+    version = root.text("keras_version") or weights.text("keras_version") or "1"
+    if not version[:1].isdigit() or len(version) > 100:
+        raise FormatError(f"{subject}: expected keras_version to be a version, found {shown(version)}")
+    problems = Problems(f"{subject}: model_weights")
+    read_legacy_weights(weights, model.layers, problems)
     problems.raise_if_any()
     return model.description(subject, "keras-h5", version)
 

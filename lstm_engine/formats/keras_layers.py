@@ -58,8 +58,8 @@ LAYERS: Final = MERGES | {
 #: Model classes; ``Model`` is what Keras 2 wrote for ``Functional`` before TensorFlow 2.3.
 MODELS: Final = frozenset({"Functional", "Model", "Sequential"})
 
-#: Operations, with the names of their arguments. When a Functional model is built, Keras 3 records the operations that
-#: compute the masks of Embedding, Masking and the merging layers as nodes of the graph, between the layers.
+#: Operations, with the names of their arguments: those that Keras 3 records as nodes of the graph, between the layers,
+#: where it computes the masks of Embedding, Masking and the merging layers.
 OPERATIONS: Final[dict[str, tuple[str, ...]]] = {
     "All": ("x",),
     "Any": ("x",),

@@ -81,8 +81,8 @@ def read_keras_archive(data: bytes, subject: str) -> ModelDescription:
     model = parse_model(tree, f"{subject}: {_CONFIG}")
 
     problems = Problems(f"{subject}: {_WEIGHTS}")
-    with HDF5File(_content(data, members[_WEIGHTS], subject), problems.subject) as file:
-        read_archive_weights(file.root, _saved_layers(model, tree), version, problems)
+    file = HDF5File(_content(data, members[_WEIGHTS], subject), problems.subject)
+    read_archive_weights(file.root, _saved_layers(model, tree), version, problems)
     problems.raise_if_any()
     return model.description(subject, "keras", version)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "MAX_HDF5_ENTRIES",
     "MAX_HEADER_BYTES",
     "MAX_JSON_BYTES",
     "MAX_JSON_DEPTH",
@@ -53,6 +54,10 @@ MAX_JSON_DEPTH: Final = 128
 #: Header of a safetensors file: about 120 bytes for each tensor, and an architecture in the metadata. (The
 #: safetensors package itself allows 100 MB, which would parse to about 1 GB.)
 MAX_HEADER_BYTES: Final = 16 * MIB
+
+#: Entries (messages, links, tree nodes, heap objects) of an HDF5 file. A Keras layer takes about 150 of them, an
+#: optimizer's moments the same again; read, an entry takes about 200 bytes.
+MAX_HDF5_ENTRIES: Final = 1 << 21
 
 #: Name of a tensor, layer or archive member, in characters: paths of deep models have about 200.
 MAX_NAME_LENGTH: Final = 4096
