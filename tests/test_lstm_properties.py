@@ -17,6 +17,7 @@ from strategies import (
     assert_same_bits,
     cases,
     engines,
+    every_combination,
     examples,
     make_weights,
     relative_error,
@@ -47,6 +48,12 @@ def assert_right(engine: Engine, case: Case, x: np.ndarray | None = None) -> Non
 @given(case=cases())
 def test_agrees_with_the_oracle(engine: Engine, case: Case) -> None:
     assert_right(engine, case)
+
+
+@every_engine
+def test_every_combination(engine: Engine) -> None:
+    for case in every_combination():
+        assert_right(engine, case)
 
 
 @pytest.mark.parametrize("place", PLACES)

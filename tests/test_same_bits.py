@@ -18,7 +18,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Case, Engine, Options, assert_same_bits, cases, examples, fused_engines, make_weights
+from strategies import (
+    Case,
+    Engine,
+    Options,
+    assert_same_bits,
+    cases,
+    every_combination,
+    examples,
+    fused_engines,
+    make_weights,
+)
 
 import lstm_engine as le
 
@@ -53,6 +63,16 @@ def rows_of(case: Case, rows: Any) -> dict[str, Any]:
 @examples(40)
 @given(case=cases(least_batch=1))
 def test_batch_equals_its_rows_one_by_one(engine: Engine, case: Case) -> None:
+    assert_rows_alone_agree(engine, case)
+
+
+@every_engine
+def test_every_combination_row_by_row(engine: Engine) -> None:
+    for case in every_combination():
+        assert_rows_alone_agree(engine, case)
+
+
+def assert_rows_alone_agree(engine: Engine, case: Case) -> None:
     lstm = engine.build(case.weights)
     y, (h, c) = lstm(case.x, **case.keywords)
     for row in range(case.batch):
@@ -239,11 +259,19 @@ def test_long_sequences_in_chunks(engine: Engine) -> None:
 @examples(150)
 @given(case=cases())
 def test_instruction_sets_agree(case: Case) -> None:
-    weights = case.weights
+    assert_instruction_sets_agree(case)
+
+
+def test_instruction_sets_agree_on_every_combination() -> None:
+    for case in every_combination():
+        assert_instruction_sets_agree(case)
+
+
+def assert_instruction_sets_agree(case: Case) -> None:
     first, *others = ENGINES
-    wanted = first.build(weights)(case.x, **case.keywords)
+    wanted = first.build(case.weights)(case.x, **case.keywords)
     for engine in others:
-        assert_same_results(engine.build(weights)(case.x, **case.keywords), wanted, f"{engine} against {first}")
+        assert_same_results(engine.build(case.weights)(case.x, **case.keywords), wanted, f"{engine} against {first}")
 
 
 @examples(60)
@@ -261,12 +289,7 @@ def test_streams_of_the_instruction_sets_agree(case: Case) -> None:
 @pytest.mark.parametrize("hidden", [64, 128, 257])
 def test_instruction_sets_agree_on_large_shapes(hidden: int) -> None:
     for options in (Options(90, hidden, layers=2, direction="bidirectional"), Options(90, hidden, output_size=33)):
-        case = Case(options, seed=hidden, batch=19, time=12, with_state=True)
-        first, *others = ENGINES
-        wanted = first.build(case.weights)(case.x, **case.keywords)
-        for engine in others:
-            found = engine.build(case.weights)(case.x, **case.keywords)
-            assert_same_results(found, wanted, f"{engine} against {first}")
+        assert_instruction_sets_agree(Case(options, seed=hidden, batch=19, time=12, with_state=True))
 
 
 PRINT_HASH = """
