@@ -27,6 +27,9 @@ _WRAPPED: Final[dict[str, dict[str, str]]] = {
     "TimeDistributed": {"layer": "layer"},
 }
 
+#: Names that both a layer and an operation of ``keras.ops`` have.
+_SHARED_NAMES: Final = MERGES | {"Reshape", "Softmax"}
+
 #: Classes that say which dtypes a layer uses; any other one asks for quantized arithmetic.
 _DTYPE_POLICIES: Final = frozenset({"DTypePolicy", "FloatDTypePolicy", "Policy", "PolicyV1"})
 
@@ -249,8 +252,9 @@ def _is_operation(entry: dict[str, Any], config: dict[str, Any]) -> bool:
     """Return whether a node of the graph is an operation of ``keras.ops``, some of which share a layer's name."""
     if "module" in entry:
         return _is_keras(entry, "ops") and not _is_keras(entry, "layers")
-    # A legacy file names no modules. Every layer but InputLayer has the key "trainable" there, and no operation has.
-    return entry["class_name"] != "InputLayer" and "trainable" not in config
+    # A legacy file names no modules. There the layers of these names have the key "trainable", and no operation has.
+    kind = entry["class_name"]
+    return kind in OPERATIONS.keys() - LAYERS or (kind in _SHARED_NAMES and "trainable" not in config)
 
 
 def _is_plain_policy(dtype: Any) -> bool:
