@@ -3,6 +3,7 @@
 #   make demo      build, then run the two shipped models on held-out data
 #   make test      build, then run the tests
 #   make bench     time it beside ONNX Runtime and PyTorch (ARGS="--quick" for a first look)
+#   make slow      test the C core alone, with sanitizers and for NEON under emulation
 #   make interop   compare random models live with Keras and PyTorch (installs both; slow)
 #   make lint      style and types, Python, Cython and C
 #   make format    rewrite Python and C in that style
@@ -29,7 +30,7 @@ SOURCES := setup.py pyproject.toml $(wildcard lstm_engine/*.pyx lstm_engine/*.px
 C_FILES = $(shell find include src bench tests -name '*.[ch]' -o -name '*.inc' | sort)
 CYTHON_FILES = $(wildcard lstm_engine/*.pyx lstm_engine/*.pxd)
 
-.PHONY: demo test bench interop lint format wheel build clean distclean
+.PHONY: demo test bench slow interop lint format wheel build clean distclean
 .DELETE_ON_ERROR:
 .SECONDARY:
 # Two targets at a time would build the same files twice.
@@ -43,6 +44,9 @@ test: build $(VENV)/.done-test
 
 bench: $(INTEROP)/.done-build $(INTEROP)/.done-peers
 	@$(INTEROP)/bin/python -m bench.run $(ARGS)
+
+slow: build $(VENV)/.done-test
+	@$(VENV)/bin/python -m pytest -q -m slow $(ARGS)
 
 interop: $(INTEROP)/.done-build $(INTEROP)/.done-interop
 	@$(INTEROP)/bin/python -m pytest -q -m interop $(ARGS)
