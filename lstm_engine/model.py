@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -465,7 +466,7 @@ def _named(layers: Sequence[Layer]) -> list[Layer]:
     used: set[str] = set()
     result = []
     for layer in layers:
-        base = layer.name or layer.kind.lower()
+        base = layer.name or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", layer.kind).lower()
         number, name = 0, base
         while name in used:
             number += 1

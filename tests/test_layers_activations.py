@@ -25,6 +25,11 @@ def gelu(x: Any) -> Any:
     return 0.5 * x * erfc(-x / np.sqrt(2))
 
 
+def log_softmax(x: Any) -> Any:
+    shifted = x - x.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
 #: Formulas in float64, as Keras's documentation gives them.
 FORMULAS: dict[str, Callable[[Any], Any]] = {
     "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
@@ -36,7 +41,7 @@ FORMULAS: dict[str, Callable[[Any], Any]] = {
     "leaky_relu": lambda x: np.where(x >= 0, x, 0.2 * x),
     "linear": lambda x: x,
     "log_sigmoid": lambda x: -np.logaddexp(0, -x),
-    "log_softmax": lambda x: x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)),
+    "log_softmax": log_softmax,
     "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
     "relu": lambda x: np.maximum(x, 0),
     "relu6": lambda x: np.clip(x, 0, 6),

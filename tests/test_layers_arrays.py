@@ -130,7 +130,7 @@ def test_indices_that_are_none_are_refused(x: Any, found: str) -> None:
 def test_masks() -> None:
     assert as_mask(np.ones((2, 3), bool), "mask", (2, 3)).dtype == np.bool_
     np.testing.assert_array_equal(as_mask([[1, 0]], "mask"), [[True, False]])
-    with pytest.raises(ShapeError, match="^mask: expected a bool mask.*float64"):
+    with pytest.raises(ShapeError, match=r"^mask: expected a bool mask.*float64"):
         as_mask([[1.0, 0.0]], "mask")
     with pytest.raises(ShapeError, match=r"^mask: .*from 0 to 2.*lengths="):
         as_mask([[2, 0]], "mask")
@@ -147,7 +147,7 @@ def test_lengths() -> None:
         as_lengths([0, 4], "lengths", 2, 3)
     with pytest.raises(ShapeError, match="found -1 for row 0"):
         as_lengths([-1, 4], "lengths", 2, 3)
-    with pytest.raises(ShapeError, match="expected integers.*float64"):
+    with pytest.raises(ShapeError, match=r"expected integers.*float64"):
         as_lengths([1.0, 2.0], "lengths", 2, 3)
     with pytest.raises(ShapeError, match=r"expected shape \(2,\)"):
         as_lengths([1], "lengths", 2, 3)

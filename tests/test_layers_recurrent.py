@@ -155,10 +155,7 @@ def test_bidirectional(mode: str, sequences: bool, version: str) -> None:
     backward, last_backward, _, _ = keras_loop(
         X, lstm_weights(2, FEATURES, UNITS), mask=MASK, zero_output_for_mask=zeroed, go_backwards=True
     )
-    if sequences:
-        wanted = MERGES[mode](forward, backward[:, ::-1])
-    else:
-        wanted = MERGES[mode](last_forward, last_backward)
+    wanted = MERGES[mode](forward, backward[:, ::-1]) if sequences else MERGES[mode](last_forward, last_backward)
     close(build_model(description)(X_MASKED), wanted)
 
 
