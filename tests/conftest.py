@@ -24,6 +24,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile(
     "thorough",
     deadline=None,
+    derandomize=False,
     max_examples=1000,
     print_blob=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
