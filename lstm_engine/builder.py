@@ -52,7 +52,10 @@ def build_model(
         raise UnsupportedModelError(
             f"{description.source}: expected a model of keras, found one of {description.framework!r}"
         )
-    version = KerasVersion(description.version)
+    try:
+        version = KerasVersion(description.version)
+    except FormatError as error:
+        raise FormatError(f"{description.source}: {error}") from None
     inputs: dict[str, Shape] = {}
     layers: dict[str, Layer] = {}
     for layer in description.layers:

@@ -10,9 +10,14 @@ import pytest
 from described import sigmoid, softmax
 
 from lstm_engine.activations import Activation
-from lstm_engine.errors import UnsupportedModelError
+from lstm_engine.errors import FormatError, UnsupportedModelError
 from lstm_engine.layers.functions import ClippedReLU, Composed, LogSoftmax, Softmax, as_layer_activation
-from lstm_engine.layers.keras_activations import KerasVersion, activation_from_keras, gate_activation_from_keras
+from lstm_engine.layers.keras_activations import (
+    KerasVersion,
+    activation_from_keras,
+    gate_activation_from_keras,
+    number,
+)
 from lstm_engine.layers.numerics import Numerics
 
 X = np.linspace(-9, 9, 7 * 24).reshape(7, 24).astype(np.float32)
@@ -199,3 +204,32 @@ def test_versions(text: str, major: int, minor: int, by_or: bool, zeroes: bool) 
     assert (version.major, version.minor) == (major, minor)
     assert version.joins_masks_by_or is by_or
     assert version.zeroes_masked_bidirectional is zeroes
+
+
+@pytest.mark.parametrize("text", ["", "three", "v3", "12345.0", "\u0663.1", "9" * 5000])
+def test_what_is_no_version_is_refused(text: str) -> None:
+    with pytest.raises(FormatError, match="keras_version: expected a version"):
+        KerasVersion(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (0.5, 0.5),
+        (3, 3.0),
+        ("0.25", 0.25),
+        ({"type": "ndarray", "value": 0.5}, 0.5),
+        ({"class_name": "__numpy__", "config": {"value": 1.5, "dtype": "float32"}}, 1.5),
+        (True, None),
+        (None, None),
+        ("x", None),
+        ([1.0], None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (1e39, None),
+        (10**400, None),
+        ({"config": 3}, None),
+    ],
+)
+def test_numbers_of_configurations(value: Any, wanted: float | None) -> None:
+    assert number(value) == wanted

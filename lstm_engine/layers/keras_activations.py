@@ -7,11 +7,12 @@ Nothing that a configuration names is looked up anywhere but in the tables of th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from lstm_engine.activations import Activation
-from lstm_engine.errors import UnsupportedModelError
+from lstm_engine.errors import FormatError, UnsupportedModelError
 
 from .functions import ClippedReLU, Composed, LayerActivation, LogSoftmax, Softmax
 
@@ -25,13 +26,19 @@ class KerasVersion:
     ----------
     text
         As in the file, such as ``"3.15.1"``, ``"2.4.0"``, ``"2.2.4-tf"`` or ``"1"``.
+
+    Raises
+    ------
+    FormatError
+        If it is no version.
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
-        numbers = text.split("-", maxsplit=1)[0].split("+", maxsplit=1)[0].split(".")
-        parsed = [int(digits) if (digits := "".join(filter(str.isdigit, part))) else 0 for part in numbers[:2]]
-        self.major, self.minor = (*parsed, 0, 0)[:2]
+        found = re.match(r"([0-9]{1,4})(?![0-9])(?:\.([0-9]{1,4})(?![0-9]))?", text)
+        if found is None:
+            raise FormatError(f"keras_version: expected a version such as '3.4.1', found {text[:40]!r}")
+        self.major, self.minor = int(found.group(1)), int(found.group(2) or 0)
         # What calls itself 2.2.4-tf or 2.4 and later is the Keras within TensorFlow.
         self._within_tensorflow = "tf" in text or (self.major, self.minor) >= (2, 4)
 
@@ -86,8 +93,12 @@ _NAMED: Final[dict[str, LayerActivation]] = {
 }
 
 
+#: Greatest float32.
+_GREATEST: Final = 3.4028234663852886e38
+
+
 def number(value: Any) -> float | None:
-    """Return a number of a configuration, or None if it is none.
+    """Return a number of a configuration, or None if it is none, or none that float32 holds.
 
     Keras 2 wrote NumPy numbers as ``{"type": ..., "value": x}`` or as text, Keras 3 as ``{"config": {"value": x}}``.
     """
@@ -99,7 +110,9 @@ def number(value: Any) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _GREATEST:
+        return None
+    return float(value)
 
 
 def clipped_relu(max_value: float | None, negative_slope: float, threshold: float) -> LayerActivation:
@@ -170,8 +183,9 @@ def activation_from_keras(value: Any, version: KerasVersion) -> LayerActivation:
         return None
     if isinstance(value, Mapping):
         kind, config = value.get("class_name"), value.get("config")
-        if isinstance(kind, str) and kind in _LAYERS and isinstance(config, Mapping) and value.get("registered_name") in (None, kind):
-            return _LAYERS[kind](config)
+        layer = _LAYERS.get(kind) if isinstance(kind, str) else None
+        if layer is not None and isinstance(config, Mapping) and value.get("registered_name") in (None, kind):
+            return layer(config)
         if kind == "function" and isinstance(config, str) and value.get("module") != "builtins":
             value = config
         else:

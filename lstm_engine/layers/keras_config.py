@@ -129,12 +129,7 @@ class KerasConfig:
 
     def number(self, option: str, default: float) -> float:
         """Return a finite number."""
-
-        def read(value: Any) -> float | None:
-            found = number(value)
-            return found if found is not None and np.isfinite(found) else None
-
-        return self._option(option, default, "a finite number", read)
+        return self._option(option, default, "a finite number", number)
 
     def number_or_none(self, option: str) -> float | None:
         """Return a number, or None if there is none."""

@@ -140,6 +140,8 @@ class LayerNormalization(Pointwise):
         self._gamma: Array | None
         self._beta: Array | None
         self._mean_of: LinearMap | None
+        if not self.epsilon >= 0.0:
+            raise FormatError(f"epsilon: expected a number that is not negative, found {epsilon}")
         if by_variance and gamma is None:
             raise FormatError("rms_scaling: expected a gamma, found none")
 
