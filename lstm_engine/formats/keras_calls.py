@@ -181,11 +181,10 @@ def _call_of_keras_2(layer: KerasLayer, node: Any) -> Call:
         keywords = extra or keywords
     if layer.class_name in ("LSTM", "Bidirectional") and len(inputs) > 1:
         # Keras 2 gives the initial state as further inputs.
-        if "initial_state" in keywords:
+        others = _keywords(layer, keywords, _tensors_of_keras_2)
+        if "initial_state" in others:
             raise _UnreadableError("expected one initial state, found two")
-        return Call(
-            (inputs[0],), {"initial_state": tuple(inputs[1:]), **_keywords(layer, keywords, _tensors_of_keras_2)}
-        )
+        return Call((inputs[0],), {"initial_state": tuple(inputs[1:]), **others})
     return Call(tuple(inputs), _keywords(layer, keywords, _tensors_of_keras_2))
 
 
