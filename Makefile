@@ -51,12 +51,15 @@ slow: build $(VENV)/.done-test
 interop: $(INTEROP)/.done-build $(INTEROP)/.done-interop
 	@$(INTEROP)/bin/python -m pytest -q -m interop $(ARGS)
 
+# Every linter runs, whatever the one before it found.
 lint: build $(VENV)/.done-lint
-	@$(VENV)/bin/ruff check --quiet .
-	@$(VENV)/bin/ruff format --quiet --check . || { $(VENV)/bin/ruff format --check .; exit 1; }
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint $(CYTHON_FILES)
-	@$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
-	@$(VENV)/bin/mypy
+	@export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; status=0; \
+	ruff check --quiet . || status=1; \
+	ruff format --quiet --check . || { ruff format --check . | tail -n 20; status=1; }; \
+	cython-lint $(CYTHON_FILES) || status=1; \
+	clang-format --dry-run -Werror $(C_FILES) || status=1; \
+	mypy --no-error-summary || status=1; \
+	exit $$status
 
 format: $(VENV)/.done-made $(VENV)/.done-lint
 	@$(VENV)/bin/ruff check --quiet --fix . || true
