@@ -318,9 +318,9 @@ def every_combination() -> list[Case]:
 def relative_error(found: ArrayLike, wanted: ArrayLike) -> float:
     """Return the relative L2 error, ``|found - wanted| / |wanted|``.
 
-    The norm of ``wanted`` is taken as 0.4 at least, and as that of values of 0.1 at least: outputs of an LSTM are mostly
-    larger, and where a few of them happen to be nearly zero, they are differences of terms of order one, which
-    float32 cannot give to more digits than those terms have.
+    The norm of ``wanted`` is taken as 0.4 at least, and as that of values of 0.1 at least: outputs of an LSTM are
+    mostly larger, and where a few of them happen to be nearly zero, they are differences of terms of order one,
+    which float32 cannot give to more digits than those terms have.
     """
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     assert found.shape == wanted.shape, f"shape {found.shape}, expected {wanted.shape}"
