@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from described import MASK, dense, input_layer, keras_loop, layer, lstm, lstm_weights, model, random, sigmoid
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples
 
 from lstm_engine.builder import build_model
 from lstm_engine.description import Call, TensorRef
-from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
+from lstm_engine.errors import FormatError, LstmEngineError, ShapeError, UnsupportedModelError
 
 FEATURES, UNITS = 3, 4
 X = random(1, *MASK.shape, FEATURES)
@@ -327,3 +330,70 @@ def test_a_mask_of_an_open_shape_is_checked_when_it_is_there() -> None:
     close(built(X, MASK), keras_loop(X, lstm_weights(0, FEATURES, UNITS), mask=MASK)[1])
     with pytest.raises(ShapeError, match=r"mask: expected shape \(5, 6\)"):
         built(X, MASK[:, :4])
+
+
+# --- Configurations from a stranger ---------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**12), 10**12)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["tanh", "softmax", "concat", "channels_first", "LSTM", "LeakyReLU"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["class_name", "config", "value", "alpha", "axis", "module"]), inner, max_size=3
+        )
+    ),
+    max_leaves=5,
+)
+
+STATISTICS = {name: np.ones(FEATURES, np.float32) for name in ("gamma", "beta", "moving_mean", "moving_variance")}
+
+#: One layer of each kind with all of its options, on an input of shape (6, 3).
+EVERY_LAYER = [
+    lstm("one", "x", features=FEATURES, units=UNITS, zero_output_for_mask=False),
+    dense("one", "x", features=FEATURES, units=2),
+    layer("one", "Masking", "x", config={"mask_value": 0.0}),
+    layer("one", "Activation", "x", config={"activation": "relu"}),
+    layer("one", "ReLU", "x", config={"max_value": 1.0, "negative_slope": 0.1, "threshold": 0.2}),
+    layer("one", "LeakyReLU", "x", config={"negative_slope": 0.1, "alpha": 0.1}),
+    layer("one", "ELU", "x", config={"alpha": 0.1}),
+    layer("one", "Softmax", "x", config={"axis": -1}),
+    layer("one", "BatchNormalization", "x", weights=STATISTICS,
+          config={"axis": -1, "epsilon": 1e-3, "scale": True, "center": True, "momentum": 0.9}),
+    layer("one", "LayerNormalization", "x", weights=STATISTICS,
+          config={"axis": [-1], "epsilon": 1e-3, "scale": True, "center": True, "rms_scaling": False}),
+    layer("one", "Flatten", "x", config={"data_format": None}),
+    layer("one", "Reshape", "x", config={"target_shape": [3, 6]}),
+    layer("one", "Permute", "x", config={"dims": [2, 1]}),
+    layer("one", "Concatenate", "x", "x", config={"axis": -1}),
+    layer("one", "Average", "x", "x"),
+    layer("one", "GlobalAveragePooling1D", "x", config={"data_format": "channels_last", "keepdims": False}),
+    layer("one", "Dropout", "x", config={"rate": 0.5, "seed": 1}),
+    layer("one", "TimeDistributed", "x", config={"layer": {}},
+          inner={"layer": dense("inner", features=FEATURES, units=2)}),
+    layer("one", "Bidirectional", "x", config={"merge_mode": "sum", "layer": {}}, inner={
+        "forward_layer": lstm("f", features=FEATURES, units=UNITS),
+        "backward_layer": lstm("b", features=FEATURES, units=UNITS, go_backwards=True),
+    }),
+    layer("one", "InputLayer", config={"batch_shape": [None, 3], "dtype": "float32", "sparse": False}),
+]  # fmt: skip
+
+
+@examples(400)
+@given(place=st.integers(0, len(EVERY_LAYER) - 1), value=JSON, data=st.data())
+def test_any_value_of_any_option_is_understood_or_refused(place: int, value: Any, data: st.DataObject) -> None:
+    chosen = EVERY_LAYER[place]
+    option = data.draw(st.sampled_from(sorted(set(chosen.config) - {"name"})))
+    changed = replace(chosen, config={**chosen.config, option: value})
+    x = np.ones((2, 6, FEATURES), np.float32)
+    try:
+        build_model(model(input_layer("x", 6, FEATURES), changed, outputs=["one"]))(x)
+    except LstmEngineError as error:
+        message = str(error)
+    else:
+        return
+    assert "one" in message, "the layer is named"
