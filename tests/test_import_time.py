@@ -87,7 +87,7 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before} - s
         ("le.LSTM.from_weights(numpy.ones((1, 4)), numpy.ones((1, 4))).stream().step(numpy.ones(1))", set()),
         ("le.config()", {"scipy"}),
         (f"le.LSTM.from_torch({str(DATA / 'sunspots_lstm.pt')!r})", set()),
-        (f"le.load({str(DATA / 'char_lstm.keras')!r})", {"h5py"}),
+        (f"le.load({str(DATA / 'char_lstm.keras')!r})", set()),
     ],
 )
 def test_heavy_modules_are_imported_only_when_needed(use: str, expected: set[str]) -> None:

@@ -97,7 +97,7 @@ def test_the_wheel_carries_the_licence(wheel: zipfile.ZipFile, names: set[str]) 
     required = {
         re.split(r"[><=; ]", str(line))[0] for line in metadata.get_all("Requires-Dist", []) if "extra" not in line
     }
-    assert required == {"numpy", "scipy", "safetensors", "h5py"}
+    assert required == {"numpy", "scipy", "safetensors"}
 
 
 def test_the_wheel_has_the_command(wheel: zipfile.ZipFile) -> None:
