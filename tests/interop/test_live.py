@@ -20,7 +20,7 @@ pytestmark = pytest.mark.interop
 HERE = Path(__file__).parent
 SEED = int(os.environ.get("LSTM_ENGINE_INTEROP_SEED", "0"))
 
-#: Every Keras layer that the loaders know and that a random model can have; all have to turn up.
+#: Every Keras layer that a random model can have; in the largest run all have to turn up.
 KERAS_LAYERS = {
     "Sequential", "Embedding", "Masking", "LSTM", "Bidirectional", "TimeDistributed", "Dense", "Dropout", "Activation",
     "Softmax", "ReLU", "BatchNormalization", "LayerNormalization", "Concatenate", "Add", "Flatten", "RepeatVector",
@@ -60,19 +60,16 @@ def assert_all_agree(directory: Path, title: str) -> None:
 def keras_directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     backend, arguments = KERAS_RUNS[request.param]
     directory: Path = tmp_path_factory.mktemp(request.param)
-    build("build_keras.py", directory, [*arguments, "--seed", str(SEED)], KERAS_BACKEND=backend)
+    seed = len(KERAS_RUNS) * SEED + list(KERAS_RUNS).index(request.param)
+    build("build_keras.py", directory, [*arguments, "--seed", str(seed)], KERAS_BACKEND=backend)
     return directory
 
 
 def test_keras(keras_directory: Path) -> None:
     record = manifest(keras_directory)
     assert_all_agree(keras_directory, f"{record['package']} {record['version']} on {record['backend']}")
-
-
-def test_every_layer_turns_up(keras_directory: Path) -> None:
-    if len(manifest(keras_directory)["models"]) < 200:
-        pytest.skip("too few models to have every layer")
-    assert not KERAS_LAYERS - set(layer_counts(keras_directory))
+    if len(record["models"]) >= 200:  # the smaller runs need not have every layer
+        assert not KERAS_LAYERS - set(layer_counts(keras_directory))
 
 
 def test_torch(tmp_path: Path) -> None:
