@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelError
 
 from . import hdf5_messages as messages
-from .hdf5_messages import Attribute, Bytes, Layout, Link, Message
+from .hdf5_messages import Attribute, Bytes, Layout, Link
 from .hdf5_structures import Structures
 from .limits import MAX_JSON_BYTES, MAX_NAME_LENGTH, MAX_TENSORS, max_tensor_bytes
 
@@ -145,10 +145,7 @@ class HDF5Group:
         parent, _, name = path.rpartition("/")
         group = self.group(parent) if parent else self
         subject = group._subject(name)
-        address = group._target(name)
-        with _about(subject):
-            header = self._file.structures.messages(address)
-        array = _Dataset(self._file, header, subject).read()
+        array = _Dataset(self._file, group._target(name), subject).read()
         array.setflags(write=False)
         return array
 
@@ -196,7 +193,7 @@ class HDF5Group:
 
     def _attributes(self) -> dict[str, Attribute]:
         with _about(self._subject()):
-            return self._file.structures.attributes(self._file.structures.messages(self._address))
+            return self._file.structures.attributes(self._address)
 
     def _target(self, name: str) -> int:
         """Return the address of the object that the hard link ``name`` leads to."""
@@ -248,17 +245,18 @@ def _texts(file: HDF5File, attribute: Attribute, subject: str) -> list[str]:
 class _Dataset:
     """One dataset while it is being read."""
 
-    def __init__(self, file: HDF5File, header: list[Message], subject: str) -> None:
+    def __init__(self, file: HDF5File, address: int, subject: str) -> None:
         self._file = file
         self._subject = subject
-        self._messages = {message.kind: message for message in header}
+        with _about(subject):
+            self._messages = {message.kind: message for message in file.structures.messages(address)}
         needed = (messages.DATATYPE, messages.DATASPACE, messages.LAYOUT)
         if not all(kind in self._messages for kind in needed):
             raise FormatError(f"{subject}: expected a dataset, found something else")
         if any(self._messages[kind].shared for kind in (*needed, messages.FILTERS) if kind in self._messages):
             raise UnsupportedModelError(f"{subject}: expected a dataset with a type of its own, found a shared one")
         with _about(subject):
-            attribute = file.structures.attributes(header).get("dtype")
+            attribute = file.structures.attributes(address).get("dtype")
         marks = _texts(file, attribute, subject) if attribute is not None else []
         self._mark = marks[0] if marks else None
 

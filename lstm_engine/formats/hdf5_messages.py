@@ -40,7 +40,6 @@ __all__ = [
     "filters",
     "layout",
     "link",
-    "refuse_dense",
 ]
 
 #: An address that points nowhere.
@@ -274,11 +273,3 @@ def add_link(links: dict[str, Link], name: str, link: Link) -> None:
             f"expected at most {MAX_TENSORS:,} names of up to {MAX_NAME_LENGTH} characters in an HDF5 group"
         )
     links[name] = link
-
-
-def refuse_dense(address: int, what: str) -> None:
-    if address != UNDEFINED:
-        raise UnsupportedModelError(
-            f"an HDF5 {what} in dense storage, which HDF5's latest format has, is not read; "
-            "save the model again with Keras, without asking h5py for libver='latest' or track_order=True"
-        )

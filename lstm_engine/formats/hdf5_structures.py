@@ -18,6 +18,7 @@ from typing import Final
 
 from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelError
 
+from .hdf5_dense import FractalHeap, records
 from .hdf5_messages import (
     ATTRIBUTE,
     ATTRIBUTE_INFO,
@@ -35,13 +36,16 @@ from .hdf5_messages import (
     add_link,
     attribute,
     link,
-    refuse_dense,
 )
 from .limits import MAX_HDF5_ENTRIES, MAX_NAME_LENGTH
 
 __all__ = ["Chunk", "Structures"]
 
 _SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
+
+#: Types of the records of a version 2 B-tree: links, and attributes, by name.
+_LINK_RECORDS: Final = 5
+_ATTRIBUTE_RECORDS: Final = 8
 
 #: Bytes of the smallest entry that is counted: the header of a message.
 _SMALLEST_ENTRY: Final = 8
@@ -77,6 +81,7 @@ class Structures:
         self._entries_left = min(len(data) // _SMALLEST_ENTRY, MAX_HDF5_ENTRIES)
         self._messages: dict[int, list[Message]] = {}
         self._links: dict[int, dict[str, Link] | None] = {}
+        self._attributes: dict[int, dict[str, Attribute]] = {}
         self._heaps: dict[int, dict[int, Bytes]] = {}
         start = _superblock_place(data)
         cursor = Cursor(self._data[start:], "superblock")
@@ -201,13 +206,7 @@ class Structures:
     # --- Groups ---------------------------------------------------------------------------------------
 
     def links(self, address: int) -> dict[str, Link] | None:
-        """Return what the group at ``address`` holds by name, or None if the object there is no group.
-
-        Raises
-        ------
-        UnsupportedModelError
-            If it is stored densely, as HDF5 does it for large groups if asked for its latest format.
-        """
+        """Return what the group at ``address`` holds by name, or None if the object there is no group."""
         if address not in self._links:
             self._links[address] = self._read_links(self.messages(address))
         return self._links[address]
@@ -224,10 +223,11 @@ class Structures:
                 cursor = Cursor(message.data, "link info")
                 cursor.take(1)
                 cursor.take(8 if cursor.number(1) & 1 else 0)
-                refuse_dense(cursor.number(8), "group")
+                # A record is a hash of the name, and a heap ID.
+                for target, _ in self._dense(cursor.number(8), cursor.number(8), _LINK_RECORDS, 4):
+                    add_link(links, *link(Message(LINK, False, target)))
             elif message.kind == LINK:
-                name, target = link(message)
-                add_link(links, name, target)
+                add_link(links, *link(message))
         return links if is_group else None
 
     def _symbols(self, tree: int, heap: int, links: dict[str, Link]) -> None:
@@ -274,21 +274,40 @@ class Structures:
 
     # --- Attributes -----------------------------------------------------------------------------------
 
-    def attributes(self, messages: list[Message]) -> dict[str, Attribute]:
-        """Return an object's attributes by name."""
+    def attributes(self, address: int) -> dict[str, Attribute]:
+        """Return the attributes of the object at ``address`` by name."""
+        if address not in self._attributes:
+            self._attributes[address] = self._read_attributes(self.messages(address))
+        return self._attributes[address]
+
+    def _read_attributes(self, messages: list[Message]) -> dict[str, Attribute]:
         attributes: dict[str, Attribute] = {}
+        found = [message for message in messages if message.kind == ATTRIBUTE]
         for message in messages:
             if message.kind == ATTRIBUTE_INFO:
                 cursor = Cursor(message.data, "attribute info")
                 cursor.take(1)
                 cursor.take(2 if cursor.number(1) & 1 else 0)
-                refuse_dense(cursor.number(8), "list of attributes")
-            elif message.kind == ATTRIBUTE:
-                name, found = attribute(message)
-                if name in attributes:
-                    raise FormatError(f"expected one HDF5 attribute {name!r:.60}, found two; the file is damaged")
-                attributes[name] = found
+                # A record is a heap ID, then flags.
+                for data, rest in self._dense(cursor.number(8), cursor.number(8), _ATTRIBUTE_RECORDS, 0):
+                    found.append(Message(ATTRIBUTE, bool(rest[0] & 2), data))
+        for message in found:
+            name, one = attribute(message)
+            if name in attributes:
+                raise FormatError(f"expected one HDF5 attribute {name!r:.60}, found two; the file is damaged")
+            attributes[name] = one
         return attributes
+
+    def _dense(self, heap: int, tree: int, kind: int, place: int) -> Iterator[tuple[Bytes, Bytes]]:
+        """Iterate over densely stored objects, each with what follows the heap ID at ``place`` in its record."""
+        if heap == UNDEFINED:
+            return
+        objects = FractalHeap(self._from, heap)
+        for record in records(self._from, tree, kind, self._count):
+            end = place + objects.id_bytes
+            if end >= len(record) + (kind == _LINK_RECORDS):
+                raise FormatError("the HDF5 B-tree has records that are too short; the file is damaged")
+            yield objects.object(record[place:end]), record[end:]
 
     def text(self, reference: Bytes) -> bytes:
         """Return the text of variable length that an element refers to."""

@@ -110,7 +110,7 @@ def check_shapes(layers: Iterable[KerasLayer], problems: Problems) -> None:
                     found == size for found, size in zip(array.shape, wanted, strict=True) if isinstance(size, int)
                 )
                 if not fits:
-                    expected = ", ".join(str(size) for size in wanted)
+                    expected = ", ".join(map(str, wanted)) + ("," if len(wanted) == 1 else "")
                     problems.damaged.append(f"{where}: expected shape ({expected}), found {array.shape}")
                     continue
                 sizes.update(

@@ -438,7 +438,7 @@ def _framework(package: str, version: str | None) -> tuple[Any, Callable[[Any, s
 
 
 def _old_keras_2(version: str) -> tuple[Any, Callable[[Any, str], None], str]:
-    """Import Keras from before tf-keras, whose TensorFlow is gone: without its public names, and with a few stand-ins."""
+    """Import Keras from before tf-keras into a TensorFlow that is too new for it, with stand-ins for what is gone."""
     import tensorflow as tf
 
     current = importlib.import_module("tensorflow._api.v2.compat.v2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_the_graph_is_the_frameworks_own(file: tuple[str, str]) -> None:
         assert layers[0].class_name == "InputLayer"
         assert model.inputs == (TensorRef(layers[0].name),)
         assert model.outputs == (TensorRef(layers[-1].name),)
-        for before, after in zip(layers, layers[1:], strict=False):
+        for before, after in itertools.pairwise(layers):
             assert [(made_call.inputs, dict(made_call.keywords)) for made_call in after.calls] == [
                 ((TensorRef(before.name),), {})
             ]
