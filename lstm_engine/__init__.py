@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ._stream import Stream
     from .activations import Activation
     from .configuration import config
-    from .layers import Dense, Embedding, LastStep
+    from .layers import Dense, Embedding, FinalHidden, LastStep
     from .loading import load
     from .lstm import LSTM
     from .model import Model, Sequential
@@ -41,6 +41,7 @@ __all__ = [
     "Activation",
     "Dense",
     "Embedding",
+    "FinalHidden",
     "FormatError",
     "LastStep",
     "LstmEngineError",
@@ -62,6 +63,7 @@ _LAZY: Final = {
     "Activation": "activations",
     "Dense": "layers",
     "Embedding": "layers",
+    "FinalHidden": "layers",
     "LastStep": "layers",
     "Model": "model",
     "Sequential": "model",

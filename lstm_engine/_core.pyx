@@ -150,7 +150,8 @@ cdef class Kernels:
         cdef const char *wanted = NULL
         if encoded is not None:
             wanted = encoded
-        cdef le_status status = le_isa_select(wanted, &kernels.table)
+        # An empty name would mean "the best" to the C core, as it does in the environment variable.
+        cdef le_status status = LE_ERROR_UNKNOWN_ISA if name == "" else le_isa_select(wanted, &kernels.table)
         if status == LE_ERROR_UNKNOWN_ISA or status == LE_ERROR_UNSUPPORTED_ISA:
             source = "isa" if name is not None else "LSTM_ENGINE_ISA"
             found = name if name is not None else os.environ.get("LSTM_ENGINE_ISA")

@@ -417,13 +417,18 @@ cdef class Stream:
     def _unbatched(self, pair):
         return tuple([array[:, 0] if self.batch is None else array for array in pair])
 
-    def _fitted(self, name, pair, current):
+    def _fitted(self, name, given, current):
         label = "state" if name is None else f"state[{name!r}]"
-        if not isinstance(pair, (tuple, list)) or len(pair) != len(current):
-            raise ShapeError(f"{label}: expected {len(current)} arrays, (h, c), found {type(pair).__name__}")
+        # An LSTM's state is (h, c); that of another layer is what it is, without names of its own.
+        parts = ["h", "c"] if len(current) == 2 else [str(place) for place in range(len(current))]
+        if not isinstance(given, (tuple, list)) or len(given) != len(current):
+            raise ShapeError(
+                f"{label}: expected {len(current)} arrays, ({', '.join(parts)}), found {type(given).__name__}"
+                f"{f' of {len(given)}' if isinstance(given, (tuple, list)) else ''}"
+            )
         result = []
-        for part, array, like in zip("hc", pair, current, strict=True):
-            shape = like.shape if self.batch is not None else (like.shape[0], like.shape[2])
+        for part, array, like in zip(parts, given, current, strict=True):
+            shape = like.shape if self.batch is not None else like.shape[:1] + like.shape[2:]
             array = as_float_array(array, f"{label} {part}", shape, self.dtype)
             result.append((array if self.batch is not None else array[:, None]).copy())
         return tuple(result)

@@ -184,6 +184,7 @@ def test_last_step_remembers_the_last_real_step_across_chunks() -> None:
     stream = sequential.stream(BATCH)
     for step in range(TIME):
         np.testing.assert_array_equal(stream.step(TOKENS[:, step]), sequential(TOKENS[:, : step + 1]))
+        stream.state = stream.state  # what it remembers is part of the state
 
 
 # --- What cannot be a stream ------------------------------------------------------------------------------------------
