@@ -75,7 +75,7 @@ def extension(name: str, **options: object) -> Extension:
         [f"lstm_engine/{name}.pyx"],
         include_dirs=["include", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
-        # Generated code is not ours to warn about. Most of it never runs, and a step is no faster with -O2: small it is.
+        # Generated code is not ours to warn about. Most of it never runs, and a step is as fast with -Os.
         # The C core is compiled with all the warnings and optimisations above.
         extra_compile_args=["-std=c11", "-Os", "-g0", "-fvisibility=hidden", "-Wno-unused-function"],
         extra_link_args=LINK,
