@@ -109,7 +109,7 @@ def test_groups_hold_what_h5py_put_there(members: dict[str, int], version: str, 
 def test_a_group_of_thousands_is_a_tree_of_several_levels(settings: dict[str, Any]) -> None:
     root = open_root(hdf5_of({f"group/{number:040}": np.float32(number) for number in range(2500)}, **settings))
     assert sorted(root.group("group").names()) == [f"{number:040}" for number in range(2500)]
-    assert root.array(f"group/{2718:040}") == 2718
+    assert root.array(f"group/{1718:040}") == 1718
 
 
 @pytest.mark.parametrize("count", [8, 9, 300])
