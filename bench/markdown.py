@@ -39,7 +39,7 @@ def table(results: dict[str, Any]) -> str:
         f"{machine['cpu']} ({machine['isa']}), {machine['date'][:10]}; ONNX Runtime and PyTorch in the same run, each "
         "driven in its fastest way.",
         "",
-        "| | batch × steps × inputs × units | lstm_engine | ONNX Runtime | PyTorch | faster than the best by |",
+        "| | batch x steps x inputs x units | lstm_engine | ONNX Runtime | PyTorch | faster than the best by |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for cell in results["cells"]:
@@ -48,11 +48,11 @@ def table(results: dict[str, Any]) -> str:
         known = [time for time in peers if time is not None]
         if ours is None or not known:
             continue
-        shape = f"{cell['batch']} × {cell['time']} × {cell['features']} × {cell['hidden']}"
+        shape = f"{cell['batch']} x {cell['time']} x {cell['features']} x {cell['hidden']}"
         extra = [f"{cell['layers']} layers"] * (cell["layers"] > 1) + ["both directions"] * cell["bidirectional"]
         name = ", ".join([shape, *extra])
         times = " | ".join(microseconds(time) for time in [ours, *peers])
-        lines.append(f"| {WORDS[cell['group']]} | {name} | {times} | {min(known) / ours:.3g} × |")
+        lines.append(f"| {WORDS[cell['group']]} | {name} | {times} | {min(known) / ours:.3g} x |")
     return "\n".join(lines)
 
 
