@@ -169,7 +169,7 @@ def read_archive_weights(root: HDF5Group, layers: list[KerasLayer], version: str
     root
         The file's root group.
     layers
-        The model's layers, without the input layer that a Sequential model was given here.
+        The model's layers.
     version
         Keras's version, which decides how layers are numbered.
     problems

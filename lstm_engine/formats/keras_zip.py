@@ -17,7 +17,7 @@ from .detect import zip_kind
 from .hdf5 import HDF5File
 from .json_text import parse_json
 from .keras_config import parse_model
-from .keras_layers import KerasLayer, KerasModel, Problems, shown
+from .keras_layers import Problems, shown
 from .keras_weights import read_archive_weights
 from .limits import MAX_JSON_BYTES, MAX_NAME_LENGTH, MAX_ZIP_MEMBERS, max_tensor_bytes
 
@@ -82,16 +82,9 @@ def read_keras_archive(data: bytes, subject: str) -> ModelDescription:
 
     problems = Problems(f"{subject}: {_WEIGHTS}")
     file = HDF5File(_content(data, members[_WEIGHTS], subject), problems.subject)
-    read_archive_weights(file.root, _saved_layers(model, tree), version, problems)
+    read_archive_weights(file.root, model.layers, version, problems)
     problems.raise_if_any()
     return model.description(subject, "keras", version)
-
-
-def _saved_layers(model: KerasModel, tree: dict[str, Any]) -> list[KerasLayer]:
-    """Return the layers that have a group of weights: a Sequential model's list of layers is without its input."""
-    if tree["class_name"] == "Sequential":
-        return [layer for layer in model.layers if layer.class_name != "InputLayer"]
-    return model.layers
 
 
 def _version(metadata: Any, subject: str) -> str:

@@ -71,6 +71,12 @@ def test_an_input_shape_is_found_wherever_keras_keeps_it(settings: dict[str, Any
     assert model.layers[0].config == {"name": "lstm_input", "batch_shape": [2, 5, 3], "dtype": "float64"}
 
 
+def test_an_input_shape_may_stand_beside_the_layers() -> None:
+    tree = sequential(CHAIN[1:])
+    tree["config"]["build_input_shape"] = [None, 5, 3]
+    assert parse(tree).layers[0].config["batch_shape"] == [None, 5, 3]
+
+
 def test_a_model_saved_before_it_was_built_is_refused() -> None:
     with pytest.raises(FormatError, match=r"expected an input shape before layer 'lstm'.*call it on data once"):
         parse(sequential(CHAIN[1:]))
