@@ -7,6 +7,10 @@
  * core's own. */
 enum { GROUP_ROWS = 64 };
 
+/* The same where the panels of a cell are too large for a core's own cache: every pass over them counts more
+ * than where the states lie (8% at B = 128, H = 512). */
+enum { GROUP_ROWS_LARGE = 128, LARGE_PANEL_BYTES = 4 * 1024 * 1024 };
+
 /* Bytes of projected inputs that the blas backend holds at once: a part of a 512 KB to 1 MB second-level
  * cache. */
 enum { PROJECTED_BYTES = 256 * 1024, PROJECTED_STEPS_LEAST = 16, PROJECTED_STEPS_MOST = 512 };
@@ -33,26 +37,26 @@ static size_t clamp(size_t value, size_t least, size_t most) {
 
 le_plan le_plan_run(const le_lstm *lstm, const le_run *run) {
     le_plan plan;
-    plan.rows = le_min_size(le_max_size(run->batch, 1), GROUP_ROWS);
+    const size_t gate_bytes = 4 * lstm->hidden_size * le_dtype_bytes(lstm->dtype);
+    const size_t inputs = le_max_size(lstm->input_size, lstm->directions * lstm->output_size);
+    /* Divide before multiplying: no product of sizes from outside can overflow here, and below. */
+    const int large = inputs + lstm->output_size > LARGE_PANEL_BYTES / gate_bytes;
+    plan.rows = le_min_size(le_max_size(run->batch, 1), large ? GROUP_ROWS_LARGE : GROUP_ROWS);
     const size_t step_bytes = lstm->output_size * le_dtype_bytes(lstm->dtype);
     if (lstm->directions == 2 && lstm->layers > 1) {
-        /* Divide before multiplying: no product of sizes from outside can overflow here. */
         const size_t row_steps = BETWEEN_WHOLE_BYTES / (4 * step_bytes);
         plan.rows = clamp(row_steps / le_max_size(run->time, 1), 1, plan.rows);
     }
     plan.window = 0;
     plan.ahead = 0;
     if (plan.rows <= PROJECT_ROWS && run->time > 1 && lstm->input_size != 0) {
-        /* Divide before multiplying here as well. */
-        const size_t gate_bytes = 4 * lstm->hidden_size * sizeof(float);
-        const size_t inputs = le_max_size(lstm->input_size, lstm->directions * lstm->output_size);
         plan.ahead = inputs + lstm->output_size <= AHEAD_BYTES / gate_bytes;
         plan.window =
             plan.ahead ? LE_AHEAD_ROWS : clamp(WINDOW_BYTES / gate_bytes, LE_AHEAD_ROWS, WINDOW_STEPS_MOST);
     }
     if (lstm->backend == LE_BLAS) {
-        const size_t gate_bytes = 4 * lstm->hidden_size * le_dtype_bytes(lstm->dtype) * plan.rows;
-        plan.chunk = clamp(PROJECTED_BYTES / gate_bytes, PROJECTED_STEPS_LEAST, PROJECTED_STEPS_MOST);
+        plan.chunk =
+            clamp(PROJECTED_BYTES / plan.rows / gate_bytes, PROJECTED_STEPS_LEAST, PROJECTED_STEPS_MOST);
     } else if (lstm->layers > 1 && lstm->directions == 1) {
         plan.chunk = clamp(BETWEEN_BYTES / (step_bytes * plan.rows), BETWEEN_STEPS_LEAST, BETWEEN_STEPS_MOST);
     } else {
