@@ -203,6 +203,7 @@ def test_versions(text: str, major: int, minor: int, by_or: bool, zeroes: bool) 
     version = KerasVersion(text)
     assert (version.major, version.minor) == (major, minor)
     assert version.joins_masks_by_or is by_or
+    assert version.merging_drops_masks is (text == "3.3.3")
     assert version.zeroes_masked_bidirectional is zeroes
 
 

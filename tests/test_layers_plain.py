@@ -227,8 +227,8 @@ def test_merging_with_masks(class_name: str, masks: tuple[bool, bool], version: 
     if class_name == "Multiply" and by_or and all(masks):
         wanted = np.where((first | second)[..., None], wanted, 0.0)
     close(found, wanted)
-    if not any(masks):
-        mask = None
+    if not any(masks) or version == "3.3.3":
+        mask = None  # Keras 3.0 to 3.3 lost the mask here
     elif by_or:
         mask = (first | second) if all(masks) or class_name == "Concatenate" else None
     else:

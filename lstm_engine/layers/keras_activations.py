@@ -48,6 +48,11 @@ class KerasVersion:
         return (self.major, self.minor) >= (3, 4)
 
     @property
+    def merging_drops_masks(self) -> bool:
+        """Whether merging layers give no mask: Keras 3.0 to 3.3 lost it on the way (seen in 3.0.5, 3.3.3)."""
+        return (3, 0) <= (self.major, self.minor) < (3, 4)
+
+    @property
     def ignores_mask_with_state(self) -> bool:
         """Whether a recurrent layer that is given an initial state does not see the mask of its input (Keras 3)."""
         return self.major >= 3

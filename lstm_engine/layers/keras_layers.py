@@ -192,11 +192,15 @@ def _layer_normalization(config: KerasConfig) -> Layer:
 
 
 def _merge(config: KerasConfig) -> Layer:
-    return Merge(config.layer.class_name, any_mask=config.version.joins_masks_by_or)
+    version = config.version
+    return Merge(config.layer.class_name, any_mask=version.joins_masks_by_or, drops_mask=version.merging_drops_masks)
 
 
 def _concatenate(config: KerasConfig) -> Layer:
-    return Concatenate(config.integer("axis", -1), any_mask=config.version.joins_masks_by_or)
+    version = config.version
+    return Concatenate(
+        config.integer("axis", -1), any_mask=version.joins_masks_by_or, drops_mask=version.merging_drops_masks
+    )
 
 
 def _pooling(kind: Callable[..., Layer]) -> Builder:

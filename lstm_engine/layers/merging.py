@@ -107,14 +107,17 @@ class Merge(Layer):
     any_mask
         Whether masks are joined by "or", and masked values stay out of products, maxima and minima, as since
         Keras 3.4; else they are joined by "and" and no value is left out.
+    drops_mask
+        Whether the output has no mask, as in Keras 3.0 to 3.3.
     name
         The layer's name; a model gives it one if None.
     """
 
-    def __init__(self, kind: str, *, any_mask: bool = True, name: str | None = None) -> None:
+    def __init__(self, kind: str, *, any_mask: bool = True, drops_mask: bool = False, name: str | None = None) -> None:
         super().__init__(name)
         self.kind = kind
         self.any_mask = any_mask
+        self.drops_mask = drops_mask
         self._operation = MERGES[kind]
 
     @property
@@ -145,7 +148,7 @@ class Merge(Layer):
         mask = tensors[0].mask
         for tensor in tensors[1:]:
             mask = (_any if self.any_mask else _all)(mask, tensor.mask)
-        return (Tensor(values, mask),)
+        return (Tensor(values, None if self.drops_mask else mask),)
 
     @staticmethod
     def _raised(tensor: Tensor, rank: int) -> Tensor:
@@ -206,7 +209,7 @@ class Concatenate(Layer):
     ----------
     axis
         The axis.
-    any_mask
+    any_mask, drops_mask
         As in :class:`Merge`.
     name
         The layer's name; a model gives it one if None.
@@ -214,10 +217,13 @@ class Concatenate(Layer):
 
     kind = "Concatenate"
 
-    def __init__(self, axis: int = -1, *, any_mask: bool = True, name: str | None = None) -> None:
+    def __init__(
+        self, axis: int = -1, *, any_mask: bool = True, drops_mask: bool = False, name: str | None = None
+    ) -> None:
         super().__init__(name)
         self.axis = int(axis)
         self.any_mask = any_mask
+        self.drops_mask = drops_mask
 
     def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
         rank = len(shapes[0]) if shapes else 0
@@ -227,7 +233,7 @@ class Concatenate(Layer):
 
     def call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
         values = np.concatenate([tensor.values for tensor in inputs], axis=self.axis)
-        return (Tensor(values, self._mask(inputs)),)
+        return (Tensor(values, None if self.drops_mask else self._mask(inputs)),)
 
     def _mask(self, inputs: Sequence[Tensor]) -> Mask | None:
         ranks = [tensor.mask.ndim for tensor in inputs if tensor.mask is not None]
