@@ -1,8 +1,12 @@
+#define _DEFAULT_SOURCE /* madvise */
 #include "memory.h"
 
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 le_status le_multiply(size_t a, size_t b, size_t *product) {
     if (b != 0 && a > SIZE_MAX / b) {
@@ -26,10 +30,18 @@ void *le_allocate(size_t count, size_t element_bytes) {
         return NULL;
     }
     bytes = le_round_up(bytes == 0 ? 1 : bytes, LE_ALIGNMENT);
+    const size_t alignment = bytes < LE_HUGE_PAGE ? (size_t)LE_ALIGNMENT : (size_t)LE_HUGE_PAGE;
     void *pointer = NULL;
-    if (posix_memalign(&pointer, LE_ALIGNMENT, bytes) != 0) {
+    if (posix_memalign(&pointer, alignment, bytes) != 0) {
         return NULL;
     }
+#if defined(MADV_HUGEPAGE)
+    if (bytes >= LE_HUGE_PAGE) {
+        /* Before the first write, which is what takes the pages. Only a wish: without huge pages all is as
+         * right. */
+        (void)madvise(pointer, bytes, MADV_HUGEPAGE);
+    }
+#endif
     memset(pointer, 0, bytes);
     return pointer;
 }
