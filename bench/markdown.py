@@ -22,7 +22,7 @@ def microseconds(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     value = seconds * 1e6
-    return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:#.3g}".rstrip(".")
 
 
 def best(cell: dict[str, Any], engine: str) -> float | None:
@@ -52,7 +52,7 @@ def table(results: dict[str, Any]) -> str:
         extra = [f"{cell['layers']} layers"] * (cell["layers"] > 1) + ["both directions"] * cell["bidirectional"]
         name = ", ".join([shape, *extra])
         times = " | ".join(microseconds(time) for time in [ours, *peers])
-        lines.append(f"| {WORDS[cell['group']]} | {name} | {times} | {min(known) / ours:.3g} x |")
+        lines.append(f"| {WORDS[cell['group']]} | {name} | {times} | {min(known) / ours:#.3g} x |")
     return "\n".join(lines)
 
 

@@ -1,5 +1,4 @@
-/* Streams: a state that advances one step at a time, with everything that a step needs laid out beforehand.
- */
+/* Streams: a state that advances one step at a time; all that a step needs is laid out beforehand. */
 #include <string.h>
 
 #include "lstm.h"

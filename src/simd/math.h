@@ -68,8 +68,7 @@ V_INLINE vf vf_exp(vf x) {
 #define LE_EXP5_C4 4.189019e-2f
 #define LE_EXP5_C5 8.3126845e-3f
 
-/* Largest n for which the denominators below, up to 2^8.1 * (1 + 1.42 * 2^n), are finite with room to spare.
- */
+/* Largest n for which the denominators below, up to 2^8.1 * (1 + 1.42 * 2^n), are finite, with room left. */
 #define LE_SIGMOID_SPLIT 117
 
 /* sigmoid(a) = 1 / (1 + exp(-a)) as the fraction shrink / (1 + p * scale).
@@ -158,8 +157,7 @@ V_INLINE void vf_tanh_fraction(vf x, vf *numerator, vf *denominator) {
 }
 
 /* tanh(x): 5 ULP, 2.5 ULP for |x| < 1.
- * Special: tanh(+-inf) = +-1, tanh(-0) = -0, NaN stays NaN; |tanh(x)| <= 1, with equality from 8.041272 on.
- */
+ * Special: tanh(+-inf) = +-1, tanh(-0) = -0, NaN stays NaN; |tanh(x)| <= 1, equal from 8.041272 on. */
 V_INLINE vf vf_tanh(vf x) {
     vf numerator, denominator;
     vf_tanh_fraction(x, &numerator, &denominator);
@@ -278,8 +276,7 @@ V_INLINE vf vf_erf(vf x) {
     s = vf_fma(u, s, vf_set1(LE_ERF_SMALL_C1));
     const vf small = vf_fma(x, s, x);
 
-    /* 1 - erf(4) is 1.54e-8, under a quarter of the spacing of floats below 1, and lost in the subtraction.
-     */
+    /* 1 - erf(4) is 1.54e-8, under a quarter of the spacing of floats below 1: lost in the subtraction. */
     const vf z = vf_min(vf_set1(4.0f), magnitude);
     vf t = vf_fma(z, vf_set1(LE_ERF_LARGE_C7), vf_set1(LE_ERF_LARGE_C6));
     t = vf_fma(z, t, vf_set1(LE_ERF_LARGE_C5));
@@ -294,8 +291,7 @@ V_INLINE vf vf_erf(vf x) {
 
 /* ---- activations ---- */
 
-/* log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)), accurate on both sides, down to the denormals.
- */
+/* log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)), accurate on both sides and down to the denormals. */
 V_INLINE vf vf_softplus(vf x) {
     return vf_add(vf_max(vf_zero(), x), vf_log1p(vf_exp(vf_neg(vf_abs(x)))));
 }
