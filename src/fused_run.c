@@ -258,7 +258,7 @@ static void run_group(const le_lstm *lstm, const le_run *run, const le_plan *pla
     for (size_t row = 0; row < rows; row++) {
         space->hidden_rows[row] = space->hidden + row * le_round_up(lstm->hidden_size, lstm->kernels->lanes);
     }
-    /* A stack of one direction goes up chunk by chunk; a bidirectional layer needs all of the sequence below. */
+    /* A stack of one direction goes up chunk by chunk; a bidirectional layer needs the whole sequence. */
     for (size_t layer = 0; layer < lstm->layers; layer++) {
         for (size_t direction = 0; direction < lstm->directions; direction++) {
             const cell_run r = layer_run(lstm, run, plan, space, layer, direction, first_row, rows);
