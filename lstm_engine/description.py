@@ -61,6 +61,9 @@ class LayerDescription:
         ``layer`` of a TimeDistributed.
     calls
         The uses of the layer in the graph, in the file's order.
+    sources
+        For weights by short name: the key of the array in the file, such as
+        ``"layers/lstm/cell/vars/0"``; for the report.
     """
 
     name: str
@@ -69,6 +72,7 @@ class LayerDescription:
     weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     inner: Mapping[str, LayerDescription] = field(default_factory=dict)
     calls: tuple[Call, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +98,11 @@ class ModelDescription:
         The model's tensors in the order of the framework's own ``predict``.
     input_names, output_names
         Names in the same order: of the layers that produce them.
+    inferred
+        For the report: one sentence for each thing that the file does not say and the reader worked out.
+    ignored
+        For the report: one phrase for each part of the file that does not matter at inference, such as
+        the weights of an optimizer.
     """
 
     source: str
@@ -106,3 +115,5 @@ class ModelDescription:
     outputs: tuple[TensorRef, ...]
     input_names: tuple[str, ...] = ()
     output_names: tuple[str, ...] = ()
+    inferred: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
