@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import os
-import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FormatError, UnsafeFileError
+from .replacement import replacement
 
 __all__ = ["check_output", "read_arrays", "write_arrays"]
 
@@ -164,7 +163,7 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]
         As :func:`check_output`, or if it cannot be written. Nothing is left behind then.
     """
     target = check_output(path, len(arrays))
-    with _replacement(target) as file:
+    with replacement(target) as file:
         if target.suffix == ".npy":
             (array,) = arrays.values()
             np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
@@ -180,18 +179,3 @@ def _write_archive(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-
-
-@contextlib.contextmanager
-def _replacement(target: Path) -> Iterator[IO[bytes]]:
-    """Open a new file beside ``target`` that takes its place when all has been written."""
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
-    try:
-        with unfinished.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(target)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .activations import Activation
 from .errors import ShapeError, UnsupportedModelError
+from .frozen import frozen
 
 __all__ = ["GATES", "CellWeights", "Direction", "LSTMWeights"]
 
@@ -35,10 +36,8 @@ def _frozen(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> NDArr
     if array.ndim != len(shape) or any(e is not None and a != e for a, e in zip(array.shape, shape, strict=True)):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ShapeError(f"{name}: expected shape ({wanted}), found {array.shape}; check the layout and the gate order")
-    # A private copy: the caller may go on to change its own array, the weights must not move.
-    copy = np.array(array, dtype=dtype, order="C", copy=True)
-    copy.setflags(write=False)
-    return copy
+    # A private copy where the caller may go on to change its own array: the weights must not move.
+    return frozen(array, np.dtype(dtype))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelError
+from lstm_engine.frozen import seal
 
 from . import hdf5_messages as messages
 from .hdf5_messages import Attribute, Bytes, Layout, Link
 from .hdf5_structures import Structures
-from .limits import MAX_JSON_BYTES, MAX_NAME_LENGTH, MAX_TENSORS, max_tensor_bytes
+from .json_text import check_json_bytes
+from .limits import WAY_OUT, current_limits
 
 __all__ = ["HDF5File", "HDF5Group"]
 
@@ -57,8 +59,9 @@ class HDF5File:
         self.size = len(data)
         with _about(subject):
             self.structures = Structures(data)
-        self._left_bytes = max_tensor_bytes(self.size)
-        self._left_tensors = MAX_TENSORS
+        self._limits = current_limits()
+        self._left_bytes = self._limits.of_tensors(self.size)
+        self._left_tensors = self._limits.tensors
 
     @property
     def root(self) -> HDF5Group:
@@ -77,11 +80,14 @@ class HDF5File:
         self._left_tensors -= 1
         if self._left_bytes < 0:
             raise UnsafeFileError(
-                f"{subject}: with this dataset the file asks for more than {max_tensor_bytes(self.size):,} bytes, "
-                f"the most that a file of {self.size:,} bytes may ask for"
+                f"{subject}: with this dataset the file asks for more than {self._limits.of_tensors(self.size):,} bytes, "
+                f"the most that a file of {self.size:,} bytes may ask for; " + WAY_OUT.format("tensor_bytes")
             )
         if self._left_tensors < 0:
-            raise UnsafeFileError(f"{self.subject}: expected at most {MAX_TENSORS:,} datasets, found more")
+            raise UnsafeFileError(
+                f"{self.subject}: expected at most {self._limits.tensors:,} datasets, found more; "
+                + WAY_OUT.format("tensors")
+            )
 
 
 class HDF5Group:
@@ -145,9 +151,7 @@ class HDF5Group:
         parent, _, name = path.rpartition("/")
         group = self.group(parent) if parent else self
         subject = group._subject(name)
-        array = _Dataset(self._file, group._target(name), subject).read()
-        array.setflags(write=False)
-        return array
+        return seal(_Dataset(self._file, group._target(name), subject).read())
 
     def text(self, name: str) -> str | None:
         """Return the text attribute ``name``, or None if there is no such attribute.
@@ -184,10 +188,11 @@ class HDF5Group:
         if not names:
             return None
         texts = [text for part in names for text in _texts(self._file, attributes[part], self._subject(part))]
+        longest = current_limits().name_length
         for text in texts:
-            if len(text) > MAX_NAME_LENGTH:
+            if len(text) > longest:
                 raise FormatError(
-                    f"{self._subject(name)}: expected names of at most {MAX_NAME_LENGTH} characters, found {text!r:.60}"
+                    f"{self._subject(name)}: expected names of at most {longest} characters, found {text!r:.60}"
                 )
         return texts
 
@@ -217,7 +222,7 @@ def _texts(file: HDF5File, attribute: Attribute, subject: str) -> list[str]:
         return []  # an empty list is stored as numbers
     if kind.kind not in ("string", "text"):
         raise FormatError(f"{subject}: expected the attribute to hold text, found {kind.kind}")
-    if count > MAX_TENSORS or count * kind.size > len(attribute.data):
+    if count > current_limits().tensors or count * kind.size > len(attribute.data):
         raise FormatError(
             f"{subject}: expected {count:,} texts of {kind.size:,} bytes in the attribute, "
             f"found {len(attribute.data):,} bytes in all; the file is damaged"
@@ -230,8 +235,7 @@ def _texts(file: HDF5File, attribute: Attribute, subject: str) -> list[str]:
             with _about(subject):
                 text = file.structures.text(Bytes(text))
         total += len(text)
-        if total > MAX_JSON_BYTES:
-            raise UnsafeFileError(f"{subject}: expected at most {MAX_JSON_BYTES:,} bytes of text, found more")
+        check_json_bytes(total, subject)
         try:
             texts.append(text.rstrip(b"\0").decode("utf-8"))
         except UnicodeDecodeError:

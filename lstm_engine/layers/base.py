@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lstm_engine.errors import FormatError, UnsupportedModelError
+from lstm_engine.frozen import frozen
 
 if TYPE_CHECKING:
     from .numerics import Numerics
@@ -85,10 +86,8 @@ class Context:
 
 
 def frozen_copy(array: Array, dtype: np.dtype[Any] | None = None) -> Array:
-    """Return a read-only C-contiguous copy of ``array``, in ``dtype`` if given."""
-    result = np.array(array, dtype=dtype, order="C", copy=True)
-    result.setflags(write=False)
-    return result
+    """Return a read-only C-contiguous copy of ``array``, in ``dtype`` if given; itself if nobody can change it."""
+    return frozen(np.asarray(array), dtype)
 
 
 def same_shape(*shapes: Shape) -> Shape:
