@@ -54,7 +54,7 @@ class HDF5File:
         If it is of a kind of HDF5 file that Keras does not write.
     """
 
-    def __init__(self, data: bytes, subject: str) -> None:
+    def __init__(self, data: bytes | memoryview, subject: str) -> None:
         self.subject = subject
         self.size = len(data)
         with _about(subject):
@@ -80,8 +80,8 @@ class HDF5File:
         self._left_tensors -= 1
         if self._left_bytes < 0:
             raise UnsafeFileError(
-                f"{subject}: with this dataset the file asks for more than {self._limits.of_tensors(self.size):,} bytes, "
-                f"the most that a file of {self.size:,} bytes may ask for; " + WAY_OUT.format("tensor_bytes")
+                f"{subject}: with this dataset the file asks for more than {self._limits.of_tensors(self.size):,} "
+                f"bytes, the most that a file of {self.size:,} bytes may ask for; " + WAY_OUT.format("tensor_bytes")
             )
         if self._left_tensors < 0:
             raise UnsafeFileError(

@@ -10,7 +10,7 @@ from typing import Final
 
 from lstm_engine.errors import FormatError, UnsupportedModelError
 
-from .limits import MAX_NAME_LENGTH, MAX_RANK, MAX_TENSORS
+from .limits import MAX_RANK, current_limits
 
 __all__ = [
     "ATTRIBUTE",
@@ -268,8 +268,9 @@ def link(message: Message) -> tuple[str, Link]:
 def add_link(links: dict[str, Link], name: str, link: Link) -> None:
     if name in links:
         raise FormatError(f"expected one HDF5 object {name!r:.60} in a group, found two; the file is damaged")
-    if not name or len(name) > MAX_NAME_LENGTH or len(links) >= MAX_TENSORS:
+    limits = current_limits()
+    if not name or len(name) > limits.name_length or len(links) >= limits.tensors:
         raise FormatError(
-            f"expected at most {MAX_TENSORS:,} names of up to {MAX_NAME_LENGTH} characters in an HDF5 group"
+            f"expected at most {limits.tensors:,} names of up to {limits.name_length} characters in an HDF5 group"
         )
     links[name] = link

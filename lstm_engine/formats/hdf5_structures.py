@@ -37,7 +37,7 @@ from .hdf5_messages import (
     attribute,
     link,
 )
-from .limits import MAX_HDF5_ENTRIES, MAX_NAME_LENGTH
+from .limits import current_limits
 
 __all__ = ["Chunk", "Structures"]
 
@@ -76,9 +76,11 @@ class Structures:
         If it has a superblock that is not read.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self._data = Bytes(data)
-        self._entries_left = min(len(data) // _SMALLEST_ENTRY, MAX_HDF5_ENTRIES)
+        limits = current_limits()
+        self._entries_left = min(len(data) // _SMALLEST_ENTRY, limits.hdf5_entries)
+        self._name_length = limits.name_length
         self._messages: dict[int, list[Message]] = {}
         self._links: dict[int, dict[str, Link] | None] = {}
         self._attributes: dict[int, dict[str, Attribute]] = {}
@@ -246,7 +248,7 @@ class Structures:
                 offset, address, cached = symbols.number(8), symbols.number(8), symbols.number(4)
                 symbols.take(20)
                 # A name ends at a zero; one without would be cut at the longest name that is read.
-                name = symbols.text(names[offset : offset + MAX_NAME_LENGTH + 1])
+                name = symbols.text(names[offset : offset + self._name_length + 1])
                 add_link(links, name, Link("soft") if cached == 2 else Link("hard", address))
 
     def _leaves(self, tree: int, kind: int, key_bytes: int) -> Iterator[tuple[Bytes, int]]:
@@ -368,7 +370,7 @@ class Structures:
             yield Chunk(tuple(offset[:-1]), self.at(address, size, "chunk"), skipped)
 
 
-def _superblock_place(data: bytes) -> int:
+def _superblock_place(data: bytes | memoryview) -> int:
     """Return where the superblock is: at 0, or behind a block of other bytes at 512, 1024, 2048, ..."""
     place = 0
     while place < len(data):

@@ -7,9 +7,9 @@ from typing import Any
 
 from lstm_engine.errors import FormatError, UnsafeFileError
 
-from .limits import MAX_JSON_BYTES, MAX_JSON_DEPTH
+from .limits import WAY_OUT, current_limits
 
-__all__ = ["parse_json"]
+__all__ = ["check_json_bytes", "parse_json"]
 
 
 class _RepeatedKeyError(Exception):
@@ -39,8 +39,7 @@ def parse_json(text: bytes | str, subject: str) -> Any:
         If it is larger or nested deeper than the caps of :mod:`lstm_engine.formats.limits`, or an object has a
         key twice (two parsers would then read two different things).
     """
-    if len(text) > MAX_JSON_BYTES:
-        raise UnsafeFileError(f"{subject}: expected at most {MAX_JSON_BYTES:,} bytes of JSON, found {len(text):,}")
+    check_json_bytes(len(text), subject)
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
@@ -53,9 +52,18 @@ def parse_json(text: bytes | str, subject: str) -> Any:
         ) from None
     except ValueError as error:
         raise FormatError(f"{subject}: expected JSON, found a damaged or truncated text ({error})") from None
-    if _deeper_than(value, MAX_JSON_DEPTH):
+    if _deeper_than(value, current_limits().json_depth):
         raise UnsafeFileError(_too_deep(subject))
     return value
+
+
+def check_json_bytes(size: int, subject: str) -> None:
+    """Raise UnsafeFileError if a JSON text of ``size`` bytes is larger than the caps allow; before it is unpacked."""
+    most = current_limits().json_bytes
+    if size > most:
+        raise UnsafeFileError(
+            f"{subject}: expected at most {most:,} bytes of JSON, found {size:,}; " + WAY_OUT.format("json_bytes")
+        )
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -84,4 +92,4 @@ def _deeper_than(value: Any, depth: int) -> bool:
 
 
 def _too_deep(subject: str) -> str:
-    return f"{subject}: expected JSON nested at most {MAX_JSON_DEPTH} deep, found more"
+    return f"{subject}: expected JSON nested at most {current_limits().json_depth} deep, found more"

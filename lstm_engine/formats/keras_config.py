@@ -14,7 +14,7 @@ from lstm_engine.description import Call, TensorRef
 from .keras_calls import flat_tensors, parse_calls
 from .keras_layers import LAYERS, MERGES, MODELS, OPERATIONS, KerasLayer, KerasModel, Problems, shown
 from .keras_masks import drop_recorded_masks
-from .limits import MAX_NAME_LENGTH
+from .limits import current_limits
 
 __all__ = ["parse_model"]
 
@@ -152,7 +152,7 @@ def _functional(config: dict[str, Any], problems: Problems) -> KerasModel:
 
 def _model_name(config: dict[str, Any], default: str) -> str:
     name = config.get("name")
-    return name if isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH else default
+    return name if isinstance(name, str) and 0 < len(name) <= current_limits().name_length else default
 
 
 # --- Layers -----------------------------------------------------------------------------------------------------------
@@ -181,7 +181,11 @@ def _layer(entry: Any, problems: Problems, wrapper: str = "") -> KerasLayer | No
         problems.damaged.append(f"expected a config of the {shown(kind)} layer{wrapper}, found {shown(config)}")
         return None
     name = entry.get("name", config.get("name"))
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH or config.get("name", name) != name:
+    if (
+        not isinstance(name, str)
+        or not 0 < len(name) <= current_limits().name_length
+        or config.get("name", name) != name
+    ):
         problems.damaged.append(f"expected one name of the {shown(kind)} layer{wrapper}, found {shown(name)}")
         return None
     where = f"layer {shown(name)}{wrapper}"

@@ -3,130 +3,172 @@
 A file is data from a stranger. Its sizes are checked against these caps, and against the bytes that
 the file really has, before anything is allocated. A cap is far above what real models need, so that
 nobody meets it by accident, and far below what would hurt a service.
+
+What a caller allows holds for all that one call reads: :func:`reading` sets it, and each reader asks
+:func:`current_limits` where it needs a cap.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
 from typing import Final
 
-__all__ = [
-    "MAX_HDF5_ENTRIES",
-    "MAX_HEADER_BYTES",
-    "MAX_JSON_BYTES",
-    "MAX_JSON_DEPTH",
-    "MAX_NAME_LENGTH",
-    "MAX_NESTING",
-    "MAX_RANK",
-    "MAX_TENSORS",
-    "MAX_ZIP_MEMBERS",
-    "PICKLE_MAX_BYTES",
-    "PICKLE_MAX_CONTAINERS",
-    "PICKLE_MAX_COPIED_BYTES",
-    "PICKLE_MAX_GLOBAL_LENGTH",
-    "PICKLE_MAX_INTEGER_BYTES",
-    "PICKLE_MAX_MARKS",
-    "PICKLE_MAX_MEMO",
-    "PICKLE_MAX_OPCODES",
-    "PICKLE_MAX_STACK",
-    "PICKLE_MAX_STRING_BYTES",
-    "max_tensor_bytes",
-]
+from lstm_engine.errors import UnsupportedModelError
+
+__all__ = ["MAX_RANK", "WAY_OUT", "Limits", "current_limits", "nonfinite_allowed", "reading"]
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 
-# --- Archives -----------------------------------------------------------------------------------
-
-#: Members of a zip archive. PyTorch writes one for each storage: a checkpoint of 5,000 tensors with
-#: Adam's two moments has 15,000.
-MAX_ZIP_MEMBERS: Final = 1 << 16
-
-# --- Text ---------------------------------------------------------------------------------------
-
-#: A JSON text (a Keras config, an architecture in metadata). A thousand Keras layers take about 1 MB;
-#: the rest is room for a vocabulary. Parsed JSON takes about ten times its text.
-MAX_JSON_BYTES: Final = 16 * MIB
-
-#: Nesting of a JSON text. Keras nests a layer about six deep, and models in models add six each. Python's own
-#: parser fails with RecursionError near a thousand.
-MAX_JSON_DEPTH: Final = 128
-
-#: Header of a safetensors file: about 120 bytes for each tensor, and an architecture in the metadata. (The
-#: safetensors package itself allows 100 MB, which would parse to about 1 GB.)
-MAX_HEADER_BYTES: Final = 16 * MIB
-
-#: Entries (messages, links, tree nodes, heap objects) of an HDF5 file. A Keras layer takes about 150 of them, an
-#: optimizer's moments the same again; read, an entry takes about 200 bytes.
-MAX_HDF5_ENTRIES: Final = 1 << 21
-
-#: Name of a tensor, layer or archive member, in characters: paths of deep models have about 200.
-MAX_NAME_LENGTH: Final = 4096
-
-# --- Tensors ------------------------------------------------------------------------------------
-
-#: Tensors in one file, for the reason given for :data:`MAX_ZIP_MEMBERS`.
-MAX_TENSORS: Final = 1 << 16
-
-#: Dimensions of one tensor: NumPy's own limit.
+#: Dimensions of one tensor: NumPy's own limit, so the one cap that cannot be raised.
 MAX_RANK: Final = 64
 
-#: Nesting of mappings and sequences that hold tensors. Checkpoints of training frameworks nest about ten.
-MAX_NESTING: Final = 100
+#: What a message about a cap ends with: the cap's field completes it.
+WAY_OUT: Final = "if you trust the file, raise limits=le.Limits({}=...)"
+
+#: What Python's own recursion limit leaves room for.
+_DEEPEST: Final = {"json_depth": 256, "nesting": 256}
 
 
-def max_tensor_bytes(file_bytes: int) -> int:
-    """Return how many bytes the tensors of a file of ``file_bytes`` bytes may take together.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a file may ask for; give one with higher caps to a loader if you trust a file that needs them.
 
-    A tensor can be larger than the bytes that hold it: half precision is read as float32 (twice), a
-    broadcast dimension repeats one element, a compressed chunk unfolds. Sixteen times the file is beyond
-    all honest cases but the broadcast and the all-zero chunk of small files, for which 64 MiB are always
-    allowed. A shape bomb (a few bytes that ask for terabytes) is far above both.
+    ``le.load(path, limits=le.Limits(json_bytes=1 << 26))``
 
     Parameters
     ----------
-    file_bytes
-        Size of the file on disk, in bytes.
+    tensor_bytes
+        Bytes that all tensors of a file may take in memory together, whatever its size: room for the broadcast
+        tensors and all-zero chunks of small files. A shape bomb (a few bytes that ask for terabytes) is far above.
+    tensor_growth
+        Bytes that the tensors may take in addition for each byte of the file. A tensor can be larger than the bytes
+        that hold it: half precision is read as float32 (twice), a broadcast dimension repeats one element, a
+        compressed chunk unfolds. Sixteen is beyond all honest cases.
+    tensors
+        Tensors in one file. A checkpoint of 5,000 tensors with Adam's two moments has 15,000.
+    nesting
+        Depth of mappings and sequences that hold tensors, at most 256. Checkpoints of training frameworks nest about
+        ten deep.
+    name_length
+        Characters in the name of a tensor, layer or archive member: paths of deep models have about 200.
+    zip_members
+        Members of a zip archive. PyTorch writes one for each storage.
+    json_bytes
+        Bytes of a JSON text (a Keras configuration, an architecture in metadata). A thousand Keras layers take about
+        1 MB; the rest is room for a vocabulary. Parsed JSON takes about ten times its text.
+    json_depth
+        Depth of a JSON text, at most 256. Keras nests a layer about six deep, and models in models add six each.
+    header_bytes
+        Bytes of a safetensors header: about 120 for each tensor, and an architecture in the metadata. (The
+        safetensors package itself allows 100 MB, which would parse to about 1 GB.)
+    hdf5_entries
+        Entries (messages, links, tree nodes, heap objects) of an HDF5 file. A Keras layer takes about 150 of them,
+        an optimizer's moments the same again; read, an entry takes about 200 bytes.
+    onnx_nodes
+        Nodes of an ONNX graph. An exported model has some hundred; a loop unrolled over time has some ten thousand.
+    pickle_bytes
+        Bytes of a whole pickle (PyTorch). A tensor takes about 150 of them (its numbers lie outside), so this is room
+        for the plain values, such as a vocabulary or a loss curve, that a checkpoint carries along.
+    pickle_opcodes
+        Opcodes in a pickle. A tensor takes about 50, so a state dict of 1,000 tensors takes 50,000; four million are
+        two to three seconds of our interpreter and a vocabulary of a million words.
+    pickle_containers
+        Dicts, lists, tuples, sets and described objects in a pickle. An opcode of one byte makes an object of 64 or
+        more, so this is what bounds memory: about 200 MB in the worst case.
+    pickle_copied_bytes
+        Bytes that calls and states may copy from values that the pickle made before: twice the largest pickle, because
+        an honest one copies each value once. Without it, a value named again and again through the memo would multiply.
+    pickle_stack
+        Values on the stack. Pickle writes dicts and lists in batches of 1,000; only a tuple stands on it whole.
+    pickle_marks
+        Marks open at one time, which is how deep a pickle nests while it is being read.
+    pickle_string_bytes
+        Bytes of one string or bytes value; the text of a configuration that is carried along is the longest honest one.
+    pickle_global_length
+        Characters in the module or name of a global.
+    pickle_integer_bytes
+        Bytes of one integer. State dicts have integers of 8; a random generator's state in a checkpoint may have 16.
 
-    Returns
-    -------
-    int
-        The cap, in bytes.
+    Raises
+    ------
+    UnsupportedModelError
+        If a cap is no whole number from 1 to its highest value.
     """
-    return 64 * MIB + 16 * file_bytes
+
+    tensor_bytes: int = 48 * MIB
+    tensor_growth: int = 16
+    tensors: int = 1 << 16
+    nesting: int = 100
+    name_length: int = 4096
+    zip_members: int = 1 << 16
+    json_bytes: int = 16 * MIB
+    json_depth: int = 128
+    header_bytes: int = 16 * MIB
+    hdf5_entries: int = 1 << 21
+    onnx_nodes: int = 100_000
+    pickle_bytes: int = 64 * MIB
+    pickle_opcodes: int = 4_000_000
+    pickle_containers: int = 1_000_000
+    pickle_copied_bytes: int = 128 * MIB
+    pickle_stack: int = 200_000
+    pickle_marks: int = 256
+    pickle_string_bytes: int = 16 * MIB
+    pickle_global_length: int = 256
+    pickle_integer_bytes: int = 32
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, most = getattr(self, field.name), _DEEPEST.get(field.name, 1 << 62)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise UnsupportedModelError(
+                    f"limits: expected {field.name} to be a whole number from 1 to {most:,}, found {value!r:.60}"
+                )
+
+    def of_tensors(self, file_bytes: int) -> int:
+        """Return how many bytes the tensors of a file of ``file_bytes`` bytes may take together."""
+        return self.tensor_bytes + self.tensor_growth * file_bytes
 
 
-# --- Pickles (PyTorch) --------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    limits: Limits = Limits()
+    allow_nonfinite: bool = False
 
-#: A whole pickle. A tensor takes about 150 bytes of it (its numbers lie outside), so 64 MiB are room for the
-#: plain values, such as a vocabulary or a loss curve, that a checkpoint carries along.
-PICKLE_MAX_BYTES: Final = 64 * MIB
 
-#: Opcodes in a pickle. A tensor takes about 50, so a state dict of 1,000 tensors takes 50,000; four million are two to
-#: three seconds of our interpreter and a vocabulary of a million words.
-PICKLE_MAX_OPCODES: Final = 4_000_000
+# A variable of the context, not of the module: threads and tasks that load at the same time do not see each other's.
+_USUAL: Final = _Reading()
+_READING: Final = ContextVar("lstm_engine_reading", default=_USUAL)
 
-#: Dicts, lists, tuples, sets and described objects in a pickle. An opcode of one byte makes an object of 64
-#: or more, so this is what bounds memory: about 200 MB in the worst case.
-PICKLE_MAX_CONTAINERS: Final = 1_000_000
 
-#: Bytes that calls and states may copy from values that the pickle made before: twice the largest pickle, because an
-#: honest one copies each value once. Without it, a value named again and again through the memo would multiply.
-PICKLE_MAX_COPIED_BYTES: Final = 2 * PICKLE_MAX_BYTES
+@contextmanager
+def reading(limits: Limits | None, allow_nonfinite: bool) -> Iterator[None]:
+    """Let ``limits`` (None for the usual ones) and ``allow_nonfinite`` hold for all that is read in this context.
 
-#: Values on the stack. Pickle writes dicts and lists in batches of 1,000; only a tuple stands on it whole.
-PICKLE_MAX_STACK: Final = 200_000
+    Raises
+    ------
+    UnsupportedModelError
+        If an argument is of another type.
+    """
+    if limits is not None and not isinstance(limits, Limits):
+        raise UnsupportedModelError(f"limits: expected a le.Limits or None, found {type(limits).__name__}")
+    if not isinstance(allow_nonfinite, bool):
+        raise UnsupportedModelError(f"allow_nonfinite: expected True or False, found {allow_nonfinite!r:.60}")
+    token = _READING.set(_Reading(limits or Limits(), allow_nonfinite))
+    try:
+        yield
+    finally:
+        _READING.reset(token)
 
-#: Entries of the memo. Pickle numbers them from zero, one for each object, so a larger number is damage.
-PICKLE_MAX_MEMO: Final = PICKLE_MAX_OPCODES
 
-#: Marks open at one time, which is how deep a pickle nests while it is being read.
-PICKLE_MAX_MARKS: Final = 256
+def current_limits() -> Limits:
+    """Return the caps that hold for what is being read."""
+    return _READING.get().limits
 
-#: One string or bytes value; the text of a configuration that is carried along is the longest honest one.
-PICKLE_MAX_STRING_BYTES: Final = 16 * MIB
 
-#: Module or name of a global.
-PICKLE_MAX_GLOBAL_LENGTH: Final = 256
-
-#: Bytes of one integer. State dicts have 64-bit ones; a random generator's state in a checkpoint may have 128.
-PICKLE_MAX_INTEGER_BYTES: Final = 32
+def nonfinite_allowed() -> bool:
+    """Return whether the weights that are being read may be NaN or infinite."""
+    return _READING.get().allow_nonfinite

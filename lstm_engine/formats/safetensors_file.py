@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelError
 
 from .content import read_head, read_whole, sniff
-from .limits import MAX_HEADER_BYTES, MAX_RANK, MAX_TENSORS
+from .limits import MAX_RANK, WAY_OUT, current_limits
 from .torch_tensors import widen_bfloat16
 
 __all__ = ["read_safetensors", "read_safetensors_bytes"]
@@ -88,10 +88,11 @@ def read_safetensors_bytes(data: bytes, subject: str) -> tuple[dict[str, NDArray
         Arrays by name; the reason by name for tensors of dtypes that are not read; the metadata.
     """
     header_bytes = int.from_bytes(data[:8], "little")
-    if header_bytes > MAX_HEADER_BYTES:
+    limits = current_limits()
+    if header_bytes > limits.header_bytes:
         raise FormatError(
-            f"{subject}: the header has {header_bytes:,} bytes, more than the {MAX_HEADER_BYTES:,} allowed; "
-            "the file is damaged or made to exhaust memory"
+            f"{subject}: the header has {header_bytes:,} bytes, more than the {limits.header_bytes:,} allowed; "
+            "the file is damaged or made to exhaust memory, or " + WAY_OUT.format("header_bytes")
         )
     if 8 + header_bytes > len(data):
         raise FormatError(
@@ -103,8 +104,8 @@ def read_safetensors_bytes(data: bytes, subject: str) -> tuple[dict[str, NDArray
         entries: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except (safetensors.SafetensorError, ValueError, OverflowError) as error:
         raise FormatError(f"{subject}: the safetensors file is truncated or damaged ({error})") from None
-    if len(entries) > MAX_TENSORS:
-        raise FormatError(f"{subject}: the file has more than {MAX_TENSORS:,} tensors")
+    if len(entries) > limits.tensors:
+        raise FormatError(f"{subject}: the file has more than {limits.tensors:,} tensors; " + WAY_OUT.format("tensors"))
     names, metadata = _header(data[8 : 8 + header_bytes], subject)
     found = dict(entries)
     tensors: dict[str, NDArray[Any]] = {}

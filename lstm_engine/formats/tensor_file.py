@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lstm_engine.errors import FormatError
 
 from .content import read_head, read_whole, sniff
-from .limits import MAX_NESTING, MAX_TENSORS, PICKLE_MAX_OPCODES
+from .limits import WAY_OUT, current_limits
 from .safetensors_file import read_safetensors_bytes
 from .torch_descriptions import UnsupportedTensor
 from .torch_file import read_torch_bytes
@@ -114,14 +114,18 @@ def flatten(source: Mapping[Any, Any], subject: str) -> tuple[dict[str, NDArray[
     unsupported: dict[str, str] = {}
     bearing = _Bearing(subject)
     visits = 0
+    limits = current_limits()
 
     def visit(value: Any, name: str) -> None:
         nonlocal visits
         visits += 1
         # What is shared in the file is one object, but here it has a name for each way to it. In an honest file each
         # entry took an opcode to write.
-        if visits > PICKLE_MAX_OPCODES:
-            raise FormatError(f"{subject}: the values unfold to more than {PICKLE_MAX_OPCODES:,} entries")
+        if visits > limits.pickle_opcodes:
+            raise FormatError(
+                f"{subject}: the values unfold to more than {limits.pickle_opcodes:,} entries; "
+                + WAY_OUT.format("pickle_opcodes")
+            )
         if isinstance(value, Mapping | list | tuple):
             if bearing.of(value):
                 for key, part in _entries(value):
@@ -132,8 +136,10 @@ def flatten(source: Mapping[Any, Any], subject: str) -> tuple[dict[str, NDArray[
             return
         if name in tensors or name in unsupported:
             raise FormatError(f"{subject}: two tensors have the name {name!r}; give the state dict alone")
-        if len(tensors) + len(unsupported) >= MAX_TENSORS:
-            raise FormatError(f"{subject}: there are more than {MAX_TENSORS:,} tensors")
+        if len(tensors) + len(unsupported) >= limits.tensors:
+            raise FormatError(
+                f"{subject}: there are more than {limits.tensors:,} tensors; " + WAY_OUT.format("tensors")
+            )
         if isinstance(tensor, str):
             unsupported[name] = tensor
         else:
@@ -148,6 +154,7 @@ class _Bearing:
 
     def __init__(self, subject: str) -> None:
         self._subject = subject
+        self._deepest = current_limits().nesting
         # With the container kept alive beside the answer, so that no identity is used twice.
         self._known: dict[int, tuple[object, bool]] = {}
 
@@ -157,8 +164,8 @@ class _Bearing:
         known = self._known.get(id(value))
         if known is not None:
             return known[1]
-        if depth > MAX_NESTING:
-            raise FormatError(f"{self._subject}: values nest deeper than {MAX_NESTING}; give the state dict alone")
+        if depth > self._deepest:
+            raise FormatError(f"{self._subject}: values nest deeper than {self._deepest}; give the state dict alone")
         # All parts are asked: one that is left out here would be met deeper, and out of bounds, later.
         answers = [self.of(part, depth + 1) for _, part in _entries(value)]
         self._known[id(value)] = (value, any(answers))

@@ -7,31 +7,22 @@ machine's types, the object, the keys of its storages), then for each storage it
 
 from __future__ import annotations
 
-import io
 import os
-import struct
-import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelError
 
 from .content import describe_zip, read_head, read_whole, sniff
-from .limits import MAX_NAME_LENGTH, MAX_TENSORS, MAX_ZIP_MEMBERS
+from .limits import current_limits
 from .torch_descriptions import DTYPES, GlobalName, OrderedDictDescription, Record, StorageRef, kind_of
 from .torch_pickle import read_pickle
 from .torch_tensors import TensorBuilder
-
-if TYPE_CHECKING:
-    from zipfile import ZipInfo
+from .zip_archive import ZipArchive
 
 __all__ = ["read_torch_bytes", "read_torch_file"]
 
 _MAGIC_NUMBER: Final = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL: Final = 1001
-
-#: The zip format's number for a member that is not compressed.
-_STORED: Final = 0
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> dict[Any, Any]:
@@ -95,134 +86,41 @@ def read_torch_bytes(data: bytes, subject: str) -> dict[Any, Any]:
 # --- The archive ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    name: str
-    header: int
-    start: int
-    size: int
-    crc: int
-
-
 def _read_archive(data: bytes, subject: str) -> tuple[Any, TensorBuilder]:
-    entries = _entries(data, subject)
-    names = [entry.orig_filename for entry in entries]
-    pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+    archive = ZipArchive(data, subject)
+    pickles = [name for name in archive.names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if not pickles:
-        raise FormatError(f"{subject}: expected a file of torch.save, found {describe_zip(names)}")
+        raise FormatError(f"{subject}: expected a file of torch.save, found {describe_zip(archive.names)}")
     root = pickles[0].removesuffix("data.pkl")
-    if any(name == root + "constants.pkl" or name.startswith(root + "code/") for name in names):
+    if any(name == root + "constants.pkl" or name.startswith(root + "code/") for name in archive.names):
         raise UnsupportedModelError(
             f"{subject}: this is a TorchScript archive, which holds code; expected a state dict. "
             "Save its weights alone: torch.save(torch.jit.load(path).state_dict(), new_path)"
         )
-    members = _members(entries, data, subject)
+    archive.check(stored_only=True)
     if len(pickles) > 1:
         raise UnsafeFileError(f"{subject}: the archive has {len(pickles)} pickles data.pkl; expected one")
-    # torch.serialization.set_crc32_options(False) leaves all checksums zero.
-    checked = any(member.crc for member in members.values())
-
-    def content(name: str) -> memoryview:
-        member = members[name]
-        raw = memoryview(data)[member.start : member.start + member.size]
-        if checked and zlib.crc32(raw) != member.crc:
-            raise FormatError(f"{subject}: the checksum of member {_quoted(name)} is wrong; the file is damaged")
-        return raw
-
-    if root + "byteorder" in members:
-        order = bytes(content(root + "byteorder")[:16]).strip()
+    if root + "byteorder" in archive:
+        order = bytes(archive.content(root + "byteorder")[:16]).strip()
         if order != b"little":
             raise UnsupportedModelError(
                 f"{subject}: expected byteorder little, found {order.decode('ascii', 'backslashreplace')!r}; "
                 "load and save the file on a little-endian machine"
             )
-    value, _ = read_pickle(content(pickles[0]), subject)
+    value, _ = read_pickle(archive.content(pickles[0]), subject)
 
     def storage_bytes(storage: StorageRef) -> memoryview:
         name = f"{root}data/{storage.key}"
-        if name not in members:
+        if name not in archive:
             raise FormatError(f"expected its storage in the member {_quoted(name)}, found none; the file is damaged")
         wanted = storage.size * DTYPES[storage.dtype][0]
-        if members[name].size < wanted:
+        if archive.size(name) < wanted:
             raise FormatError(
-                f"expected {wanted} bytes in the member {_quoted(name)}, found {members[name].size}; it is damaged"
+                f"expected {wanted} bytes in the member {_quoted(name)}, found {archive.size(name)}; it is damaged"
             )
-        return content(name)
+        return archive.content(name)
 
     return value, TensorBuilder(subject, storage_bytes, len(data))
-
-
-class _Directory(io.BytesIO):
-    """An archive whose directory Python's zipfile reads in one piece, and would parse however many entries it has."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        raw = super().read(size)
-        if raw.count(b"PK\x01\x02") > MAX_ZIP_MEMBERS:
-            raise FormatError(f"the archive has more than {MAX_ZIP_MEMBERS:,} members; it is made to exhaust memory")
-        return raw
-
-
-def _entries(data: bytes, subject: str) -> list[ZipInfo]:
-    """Return the entries of the archive's directory as they stand there."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(_Directory(data)) as archive:
-            return archive.infolist()
-    except FormatError as error:
-        raise FormatError(f"{subject}: {error}") from None
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError, OSError, IndexError) as error:
-        raise FormatError(f"{subject}: the zip archive is truncated or damaged ({error})") from None
-
-
-def _members(entries: list[ZipInfo], data: bytes, subject: str) -> dict[str, _Member]:
-    """Return the archive's members by name, each checked to lie alone inside of the file."""
-    members: dict[str, _Member] = {}
-    for entry in entries:
-        name = entry.orig_filename
-        _check_name(name, subject)
-        if name in members:
-            raise UnsafeFileError(f"{subject}: the archive has two members of the name {_quoted(name)}; expected one")
-        if entry.flag_bits & 0x2041:
-            raise UnsafeFileError(f"{subject}: the member {_quoted(name)} is encrypted; expected a plain one")
-        if entry.compress_type != _STORED or entry.compress_size != entry.file_size:
-            raise UnsafeFileError(
-                f"{subject}: the member {_quoted(name)} is compressed ({entry.compress_size} bytes for "
-                f"{entry.file_size}); torch.save stores members as they are: load the file and save it anew"
-            )
-        codec = "utf-8" if entry.flag_bits & 0x800 else "cp437"
-        start = _data_start(data, entry.header_offset, name.encode(codec, "surrogatepass"))
-        if start is None or start + entry.file_size > len(data):
-            raise FormatError(
-                f"{subject}: the member {_quoted(name)} of {entry.file_size} bytes does not lie in the file of "
-                f"{len(data)} bytes, or its header is damaged; the file is truncated or damaged"
-            )
-        members[name] = _Member(name, entry.header_offset, start, entry.file_size, entry.CRC)
-    end = 0
-    for member in sorted(members.values(), key=lambda member: member.header):
-        if member.header < end:
-            raise UnsafeFileError(f"{subject}: the member {_quoted(member.name)} overlaps another one")
-        end = member.start + member.size
-    return members
-
-
-def _data_start(data: bytes, header: int, name: bytes) -> int | None:
-    """Return where a member's bytes begin, or None if its local header is not that of ``name``."""
-    if not 0 <= header <= len(data) - 30 or data[header : header + 4] != b"PK\x03\x04":
-        return None
-    name_length, extra_length = struct.unpack_from("<HH", data, header + 26)
-    if data[header + 30 : header + 30 + name_length] != name:
-        return None
-    return int(header + 30 + name_length + extra_length)
-
-
-def _check_name(name: str, subject: str) -> None:
-    # Nothing is ever extracted, so such a name could do no harm here; it is a sign of a file made to do harm elsewhere.
-    parts = name.split("/")
-    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or parts[0].endswith(":"):
-        raise UnsafeFileError(f"{subject}: the archive has a member {_quoted(name)}, which points out of the archive")
-    if len(name) > MAX_NAME_LENGTH:
-        raise FormatError(f"{subject}: the name of a member has {len(name)} characters, more than {MAX_NAME_LENGTH}")
 
 
 def _quoted(name: str) -> str:
@@ -248,8 +146,9 @@ def _read_legacy(data: bytes, subject: str) -> tuple[Any, TensorBuilder]:
         )
     value, place = read_pickle(data, subject, place)
     keys, place = read_pickle(data, subject, place)
-    if not isinstance(keys, list) or len(keys) > MAX_TENSORS or not all(isinstance(key, str) for key in keys):
-        raise FormatError(f"{subject}: expected a list of at most {MAX_TENSORS:,} storage keys; the file is damaged")
+    most = current_limits().tensors
+    if not isinstance(keys, list) or len(keys) > most or not all(isinstance(key, str) for key in keys):
+        raise FormatError(f"{subject}: expected a list of at most {most:,} storage keys; the file is damaged")
     widths = _storage_widths(value, subject)
     found: dict[str, memoryview] = {}
     for key in keys:

@@ -68,6 +68,7 @@ class _Interpreter:
         "cursor",
         "data",
         "end",
+        "limits",
         "marks",
         "memo",
         "result",
@@ -78,11 +79,12 @@ class _Interpreter:
 
     def __init__(self, data: bytes | memoryview, subject: str, start: int) -> None:
         self.data = memoryview(data)
+        self.limits = limits.current_limits()
         self.subject = subject
         self.start = start
         self.cursor = start
         self.at = start
-        self.end = min(len(self.data), start + limits.PICKLE_MAX_BYTES)
+        self.end = min(len(self.data), start + self.limits.pickle_bytes)
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -92,7 +94,7 @@ class _Interpreter:
 
     def run(self) -> tuple[Any, int]:
         data, stack, handlers = self.data, self.stack, _HANDLERS
-        for _ in range(limits.PICKLE_MAX_OPCODES):
+        for _ in range(self.limits.pickle_opcodes):
             self.at = self.cursor
             if self.at >= self.end:
                 self._ran_out("an opcode")
@@ -106,9 +108,9 @@ class _Interpreter:
                 raise self._located(error) from None
             if self.result is not None:
                 return self.result[0], self.cursor
-            if len(stack) > limits.PICKLE_MAX_STACK:
-                self._fail(f"more than {limits.PICKLE_MAX_STACK:,} values stand on the stack")
-        return self._fail(f"the pickle has more than {limits.PICKLE_MAX_OPCODES:,} opcodes")
+            if len(stack) > self.limits.pickle_stack:
+                self._over("pickle_stack", f"more than {self.limits.pickle_stack:,} values stand on the stack")
+        return self._over("pickle_opcodes", f"the pickle has more than {self.limits.pickle_opcodes:,} opcodes")
 
     # --- Errors -----------------------------------------------------------------------------------------------------
 
@@ -121,9 +123,12 @@ class _Interpreter:
     def _fail(self, message: str) -> NoReturn:
         raise self._located(FormatError(f"{message}; the file is damaged or was not written by torch.save"))
 
+    def _over(self, cap: str, message: str) -> NoReturn:
+        self._fail(f"{message}; {limits.WAY_OUT.format(cap)}")
+
     def _ran_out(self, wanted: str) -> NoReturn:
         if self.end < len(self.data):
-            self._fail(f"the pickle is larger than {limits.PICKLE_MAX_BYTES:,} bytes")
+            self._over("pickle_bytes", f"the pickle is larger than {self.limits.pickle_bytes:,} bytes")
         self._fail(f"the pickle ends where {wanted} was expected")
 
     def _unknown(self, opcode: int) -> NoReturn:
@@ -150,7 +155,7 @@ class _Interpreter:
         return int.from_bytes(self._take(width), "little")
 
     def _line(self) -> str:
-        longest = limits.PICKLE_MAX_GLOBAL_LENGTH
+        longest = self.limits.pickle_global_length
         window = bytes(self.data[self.cursor : min(self.end, self.cursor + longest + 1)])
         length = window.find(b"\n")
         if length < 0:
@@ -168,8 +173,11 @@ class _Interpreter:
 
     def _long_value(self, width: int) -> bytes:
         length = self._unsigned(width)
-        if length > limits.PICKLE_MAX_STRING_BYTES:
-            self._fail(f"a string has {length:,} bytes, more than the {limits.PICKLE_MAX_STRING_BYTES:,} allowed")
+        if length > self.limits.pickle_string_bytes:
+            self._over(
+                "pickle_string_bytes",
+                f"a string has {length:,} bytes, more than the {self.limits.pickle_string_bytes:,} allowed",
+            )
         return bytes(self._take(length))
 
     def _floor(self) -> int:
@@ -195,8 +203,8 @@ class _Interpreter:
 
     def _push_container(self, value: object) -> None:
         self.containers += 1
-        if self.containers > limits.PICKLE_MAX_CONTAINERS:
-            self._fail(f"the pickle makes more than {limits.PICKLE_MAX_CONTAINERS:,} objects")
+        if self.containers > self.limits.pickle_containers:
+            self._over("pickle_containers", f"the pickle makes more than {self.limits.pickle_containers:,} objects")
         self.stack.append(value)
 
     def _charge(self, values: tuple[Any, ...]) -> None:
@@ -206,8 +214,11 @@ class _Interpreter:
                 self.copied += len(value)
             elif isinstance(value, list | tuple | dict | set | frozenset):
                 self.copied += 64 * len(value)
-        if self.copied > limits.PICKLE_MAX_COPIED_BYTES:
-            self._fail(f"the pickle copies more than {limits.PICKLE_MAX_COPIED_BYTES:,} bytes of its own values")
+        if self.copied > self.limits.pickle_copied_bytes:
+            self._over(
+                "pickle_copied_bytes",
+                f"the pickle copies more than {self.limits.pickle_copied_bytes:,} bytes of its own values",
+            )
 
     # --- Opcodes ----------------------------------------------------------------------------------------------------
 
@@ -226,8 +237,8 @@ class _Interpreter:
         self.result = (value,)
 
     def mark(self) -> None:
-        if len(self.marks) >= limits.PICKLE_MAX_MARKS:
-            self._fail(f"the pickle nests deeper than {limits.PICKLE_MAX_MARKS} marks")
+        if len(self.marks) >= self.limits.pickle_marks:
+            self._fail(f"the pickle nests deeper than {self.limits.pickle_marks} marks")
         self.marks.append(len(self.stack))
 
     def none(self) -> None:
@@ -250,8 +261,8 @@ class _Interpreter:
 
     def long1(self) -> None:
         length = self._unsigned(1)
-        if length > limits.PICKLE_MAX_INTEGER_BYTES:
-            self._fail(f"an integer has {length} bytes, more than the {limits.PICKLE_MAX_INTEGER_BYTES} allowed")
+        if length > self.limits.pickle_integer_bytes:
+            self._fail(f"an integer has {length} bytes, more than the {self.limits.pickle_integer_bytes} allowed")
         self.stack.append(int.from_bytes(self._take(length), "little", signed=True))
 
     def bin_float(self) -> None:
@@ -365,8 +376,10 @@ class _Interpreter:
         self._remember(len(self.memo))
 
     def _remember(self, place: int) -> None:
-        if place >= limits.PICKLE_MAX_MEMO:
-            self._fail(f"the memo's place {place} is beyond the {limits.PICKLE_MAX_MEMO:,} allowed")
+        if place >= self.limits.pickle_opcodes:
+            self._over(
+                "pickle_opcodes", f"the memo's place {place} is beyond the {self.limits.pickle_opcodes:,} allowed"
+            )
         self.memo[place] = self._top()
 
     def bin_get(self) -> None:
@@ -388,8 +401,8 @@ class _Interpreter:
         name, module = self._pop(), self._pop()
         if not isinstance(module, str) or not isinstance(name, str):
             self._fail(f"expected the name of a global to be text, found {kind_of(module)} and {kind_of(name)}")
-        if len(module) + len(name) > limits.PICKLE_MAX_GLOBAL_LENGTH:
-            self._fail(f"a global's name is longer than {limits.PICKLE_MAX_GLOBAL_LENGTH} characters")
+        if len(module) + len(name) > self.limits.pickle_global_length:
+            self._fail(f"a global's name is longer than {self.limits.pickle_global_length} characters")
         self._push_global(module, name)
 
     def _push_global(self, module: str, name: str) -> None:

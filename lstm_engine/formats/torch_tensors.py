@@ -1,7 +1,7 @@
 """From the inert descriptions of a PyTorch file to NumPy arrays.
 
 No array is made before its bounds are known to lie in its storage, and none takes more memory than the file's size
-allows (:func:`lstm_engine.formats.limits.max_tensor_bytes`). Tensors that share a storage share it here too.
+allows (:meth:`lstm_engine.formats.limits.Limits.of_tensors`). Tensors that share a storage share it here too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lstm_engine.errors import FormatError
 
-from .limits import MAX_NESTING, max_tensor_bytes
+from .limits import WAY_OUT, current_limits
 from .torch_descriptions import (
     DTYPES,
     NumpyArray,
@@ -52,7 +52,8 @@ class TensorBuilder:
     def __init__(self, subject: str, storage_bytes: Callable[[StorageRef], memoryview], file_bytes: int) -> None:
         self._subject = subject
         self._storage_bytes = storage_bytes
-        self._allowance = max_tensor_bytes(file_bytes)
+        self._limits = current_limits()
+        self._allowance = self._limits.of_tensors(file_bytes)
         self._file_bytes = file_bytes
         self._storages: dict[tuple[str, str], NDArray[Any]] = {}
         # By identity, with the description kept alive beside its result so that no identity is used twice.
@@ -88,8 +89,8 @@ class TensorBuilder:
             return known[1]
         if id(value) in self._open:
             raise FormatError(f"{self._subject}: {name or 'the top value'} contains itself; the file is damaged")
-        if len(self._open) >= MAX_NESTING:
-            raise FormatError(f"{self._subject}: values nest deeper than {MAX_NESTING}; the file is damaged")
+        if len(self._open) >= self._limits.nesting:
+            raise FormatError(f"{self._subject}: values nest deeper than {self._limits.nesting}; the file is damaged")
         self._open.add(id(value))
         result = self._made_of(value, name)
         self._open.discard(id(value))
@@ -123,8 +124,9 @@ class TensorBuilder:
         if wanted > self._allowance:
             raise FormatError(
                 f"{self._subject}: {name}: a tensor of shape {_shown(shape)} asks for more memory than the "
-                f"{max_tensor_bytes(self._file_bytes):,} bytes that all tensors of a file of {self._file_bytes:,} "
-                "bytes may take; the file is damaged or made to exhaust memory"
+                f"{self._limits.of_tensors(self._file_bytes):,} bytes that all tensors of a file of "
+                f"{self._file_bytes:,} bytes may take; the file is damaged or made to exhaust memory, or "
+                + WAY_OUT.format("tensor_bytes")
             )
         self._allowance -= wanted
 
@@ -176,7 +178,8 @@ class TensorBuilder:
         try:
             raw = self._storage_bytes(storage)
         except FormatError as error:
-            raise FormatError(f"{self._subject}: {name}: {error}") from None
+            reason = str(error).removeprefix(f"{self._subject}: ")
+            raise FormatError(f"{self._subject}: {name}: {reason}") from None
         element_bytes, numpy_name = DTYPES[dtype]
         raw = raw[: len(raw) // element_bytes * element_bytes]
         if dtype == "bfloat16":

@@ -19,7 +19,7 @@ import pytest
 
 from lstm_engine.errors import FormatError, LstmEngineError, UnsafeFileError, UnsupportedModelError
 from lstm_engine.formats.keras import read_keras
-from lstm_engine.formats.limits import MAX_JSON_BYTES, MAX_ZIP_MEMBERS
+from lstm_engine.formats.limits import Limits
 
 ARCHIVE = made.recorded("keras-3.15.1")["without_input.keras"]
 LEGACY = made.recorded("keras-3.15.1")["without_input.h5"]
@@ -96,7 +96,7 @@ def test_damage_to_a_legacy_file_never_hangs() -> None:
 def test_members_that_point_out_of_the_archive_are_refused(name: str) -> None:
     data = made.archive_of({**made.members_of(ARCHIVE), "placeholder": b"x"})
     data = rename(data, "placeholder", name)
-    with pytest.raises(UnsafeFileError, match="expected members inside of the archive, found"):
+    with pytest.raises(UnsafeFileError, match="points out of the archive"):
         made.read(data)
 
 
@@ -116,7 +116,7 @@ def test_two_members_of_one_name_are_refused() -> None:
     buffer = io.BytesIO(ARCHIVE)
     with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("config.json", "{}")
-    with pytest.raises(UnsafeFileError, match=r"expected one member 'config.json', found two of the same name"):
+    with pytest.raises(UnsafeFileError, match=r"two members of the name 'config\.json'"):
         made.read(buffer.getvalue())
 
 
@@ -124,7 +124,7 @@ def test_encrypted_members_are_refused() -> None:
     data = bytearray(ARCHIVE)
     directory = data.index(b"PK\x01\x02")
     data[directory + 8] |= 1
-    with pytest.raises(UnsafeFileError, match=r"expected plain members, found 'metadata\.json' encrypted"):
+    with pytest.raises(UnsafeFileError, match=r"'metadata\.json' is encrypted; expected a plain one"):
         made.read(bytes(data))
 
 
@@ -138,7 +138,7 @@ def test_a_compressed_archive_is_read() -> None:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_other_methods_of_compression_are_refused_by_name(method: int) -> None:
-    with pytest.raises(UnsupportedModelError, match=rf"found 'metadata\.json' packed by method {method}"):
+    with pytest.raises(UnsupportedModelError, match=rf"'metadata\.json' is packed by method {method}"):
         made.read(made.archive_of(made.members_of(ARCHIVE), method))
 
 
@@ -163,15 +163,9 @@ def test_a_member_that_says_another_size_is_refused() -> None:
 
 
 def test_a_large_configuration_is_refused_before_it_is_unpacked() -> None:
-    members = {**made.members_of(ARCHIVE), "config.json": b" " * (MAX_JSON_BYTES + 1)}
+    members = {**made.members_of(ARCHIVE), "config.json": b" " * (Limits().json_bytes + 1)}
     with pytest.raises(UnsafeFileError, match=r"config\.json: expected at most 16,777,216 bytes of JSON"):
         made.read(made.archive_of(members, zipfile.ZIP_DEFLATED))
-
-
-def test_too_many_members_are_refused() -> None:
-    entry = b"PK\x01\x02" + bytes(42)
-    with pytest.raises(UnsafeFileError, match="expected at most 65,536 members, found more"):
-        made.read(ARCHIVE + entry * (MAX_ZIP_MEMBERS + 1))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelErr
 from lstm_engine.formats.json_text import parse_json
 from lstm_engine.formats.keras_config import parse_model
 from lstm_engine.formats.keras_layers import KerasModel
-from lstm_engine.formats.limits import MAX_JSON_BYTES, MAX_JSON_DEPTH
+from lstm_engine.formats.limits import Limits
 
 CHAIN = [source("x"), layer("LSTM", "lstm", units=4), layer("Dense", "head", units=2)]
 
@@ -498,10 +498,10 @@ def nested(depth: int) -> bytes:
 
 
 def test_json_nests_as_deep_as_the_cap_says() -> None:
-    parse_json(nested(MAX_JSON_DEPTH), "x")
-    parse_json(b'{"a": ' * MAX_JSON_DEPTH + b"1" + b"}" * MAX_JSON_DEPTH, "x")
-    for depth in (MAX_JSON_DEPTH + 1, 900, 100_000):
-        with pytest.raises(UnsafeFileError, match=f"nested at most {MAX_JSON_DEPTH} deep"):
+    parse_json(nested(Limits().json_depth), "x")
+    parse_json(b'{"a": ' * Limits().json_depth + b"1" + b"}" * Limits().json_depth, "x")
+    for depth in (Limits().json_depth + 1, 900, 100_000):
+        with pytest.raises(UnsafeFileError, match=f"nested at most {Limits().json_depth} deep"):
             parse_json(nested(depth), "x")
 
 
@@ -512,7 +512,7 @@ def test_json_says_one_thing_only() -> None:
 
 def test_json_is_not_larger_than_the_cap_says() -> None:
     with pytest.raises(UnsafeFileError, match="at most 16,777,216 bytes"):
-        parse_json(b" " * (MAX_JSON_BYTES + 1), "config.json")
+        parse_json(b" " * (Limits().json_bytes + 1), "config.json")
 
 
 # --- Weights that do not fit ------------------------------------------------------------------------------------------

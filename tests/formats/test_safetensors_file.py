@@ -13,7 +13,7 @@ import pytest
 import torch_support as made
 
 from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelError
-from lstm_engine.formats.limits import MAX_HEADER_BYTES
+from lstm_engine.formats.limits import Limits
 from lstm_engine.formats.safetensors_file import read_safetensors, read_safetensors_bytes
 from lstm_engine.formats.tensor_file import read_tensors
 
@@ -80,7 +80,7 @@ def test_a_file_without_metadata_has_none() -> None:
         (file_of({"w": entry(shape=(0, 2**61), end=0)}, b""), FormatError, "beyond what an array can have"),
         (file_of({"w": entry(shape=(1,) * 65, end=4)}, bytes(4)), FormatError, "beyond what an array can have"),
         (struct.pack("<Q", 1000) + b"{}", FormatError, "expected a header of 1,000 bytes, found 2"),
-        (struct.pack("<Q", MAX_HEADER_BYTES + 1) + b"{}", FormatError, "more than the 16,777,216 allowed"),
+        (struct.pack("<Q", Limits().header_bytes + 1) + b"{}", FormatError, "more than the 16,777,216 allowed"),
         (struct.pack("<Q", 2**64 - 1) + b"{}", FormatError, "more than the 16,777,216 allowed"),
         (
             file_of(b'{"__metadata__": {"a": "1", "a": "2"}, "w": ' + json.dumps(entry()).encode() + b"}"),

@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lstm_engine.errors import FormatError, UnsafeFileError
-from lstm_engine.formats import limits
+from lstm_engine.formats.limits import Limits
 from lstm_engine.formats.torch_calls import CALLS, NEW_OBJECTS
 from lstm_engine.formats.torch_descriptions import GlobalName, OrderedDictDescription, StorageRef, TensorDescription
 from lstm_engine.formats.torch_pickle import read_pickle
+
+LIMITS = Limits()
 
 
 def read(body: bytes) -> Any:
@@ -225,7 +227,7 @@ DAMAGED = {
     "below the mark": (made.EMPTY_LIST + made.NONE + made.MARK + made.APPEND, "stack"),
     "memo of nothing": (made.put(0), "stack"),
     "empty memo": (made.get(7), "memo"),
-    "memo beyond the cap": (made.NONE + made.put(limits.PICKLE_MAX_MEMO), "memo"),
+    "memo beyond the cap": (made.NONE + made.put(LIMITS.pickle_opcodes), "memo"),
     "string beyond the cap": (b"X\xff\xff\xff\x7f", "2,147,483,647"),
     "string of 2**60 bytes": (b"\x8d" + struct.pack("<Q", 1 << 60), "more than"),
     "integer beyond the cap": (b"\x8a\xff" + bytes(255), "integer"),
@@ -298,11 +300,11 @@ def _repeated(body: bytes, count: int) -> bytes:
 
 #: Small pickles that ask for much time or memory, and a word that the error must have.
 BOMBS = {
-    "opcodes": (_repeated(made.NONE + made.TUPLE2, limits.PICKLE_MAX_OPCODES), "opcodes|objects"),
-    "puts": (_repeated(b"q\x00", limits.PICKLE_MAX_OPCODES), "opcodes"),
-    "stack": (_repeated(made.NONE, limits.PICKLE_MAX_STACK + 1), "stand on the stack"),
-    "marks": (made.MARK * (limits.PICKLE_MAX_MARKS + 1), "marks"),
-    "containers": (made.EMPTY_LIST + (made.EMPTY_DICT + made.APPEND) * (limits.PICKLE_MAX_CONTAINERS + 1), "objects"),
+    "opcodes": (_repeated(made.NONE + made.TUPLE2, LIMITS.pickle_opcodes), "opcodes|objects"),
+    "puts": (_repeated(b"q\x00", LIMITS.pickle_opcodes), "opcodes"),
+    "stack": (_repeated(made.NONE, LIMITS.pickle_stack + 1), "stand on the stack"),
+    "marks": (made.MARK * (LIMITS.pickle_marks + 1), "marks"),
+    "containers": (made.EMPTY_LIST + (made.EMPTY_DICT + made.APPEND) * (LIMITS.pickle_containers + 1), "objects"),
     "copies of a long text": (
         made.text("x" * (8 << 20)) + made.put(0) + made.text("latin1") + made.put(1) + made.TUPLE2
         + (made.name("_codecs", "encode") + made.get(0) + made.get(1) + made.TUPLE2 + made.REDUCE + made.TUPLE2) * 1000,

@@ -18,7 +18,7 @@ import pytest
 import torch_support as made
 
 from lstm_engine.errors import FormatError
-from lstm_engine.formats.limits import MAX_TENSORS
+from lstm_engine.formats.limits import Limits
 from lstm_engine.formats.safetensors_file import read_safetensors
 from lstm_engine.formats.tensor_file import flatten, read_tensors
 from lstm_engine.formats.torch_file import read_torch_file
@@ -159,7 +159,7 @@ def test_two_tensors_of_one_name_are_refused() -> None:
 def test_too_many_tensors_are_refused() -> None:
     one = np.ones(1)
     with pytest.raises(FormatError, match="more than 65,536 tensors"):
-        flatten({str(place): one for place in range(MAX_TENSORS + 1)}, "x")
+        flatten({str(place): one for place in range(Limits().tensors + 1)}, "x")
 
 
 def test_a_mapping_that_contains_itself_is_refused() -> None:
