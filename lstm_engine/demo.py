@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TextIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,9 @@ _TIMED_STEPS: Final = 5000
 _LOADS: Final = 5
 _WIDTH: Final = 100
 
+#: The forecaster reads and predicts the square root of the number of spots, divided by this.
+_SPOTS_SCALE: Final = 8.0
+
 Float32 = NDArray[np.float32]
 _Result = TypeVar("_Result")
 
@@ -89,13 +93,13 @@ class _Evaluation:
     problems: list[str] = field(default_factory=list)
 
 
-class CharacterModel:
-    """The Keras model: 40 one-hot characters in, the distribution of the next one out.
+class _ShippedModel(ABC):
+    """A model, and what the framework that trained it recorded of it.
 
     Parameters
     ----------
     data
-        Folder with the model, its record and its held-out text.
+        Folder with the model, its record and its held-out data.
 
     Raises
     ------
@@ -105,19 +109,42 @@ class CharacterModel:
         If a file is missing.
     """
 
-    file = "char_lstm.keras"
+    file: ClassVar[str]
+    #: The framework's name, and its package's among the versions in the record.
+    framework_names: ClassVar[tuple[str, str]]
 
     def __init__(self, data: Path = DATA) -> None:
         self.data = data
-        self.record = _record(data / "char_lstm.json")
-        self.vocabulary = str(self.record["vocabulary"])
-        self.window = int(self.record["window"])
-        versions = self.record["versions"]
-        self.framework = f"Keras {versions['keras']}"
+        self.record: dict[str, Any] = json.loads((data / self.file).with_suffix(".json").read_text(encoding="utf-8"))
+        name, package = self.framework_names
+        self.framework = f"{name} {self.record['versions'][package].partition('+')[0]}"
         self.model = self.load()
 
+    @abstractmethod
     def load(self) -> Model:
         """Load the model from its file."""
+
+    @abstractmethod
+    def steps(self, count: int) -> Float32:
+        """Return inputs of a stream, (count, features)."""
+
+    @abstractmethod
+    def evaluate(self) -> _Evaluation:
+        """Predict all of the held-out data, and compare with what the framework made of it."""
+
+
+class CharacterModel(_ShippedModel):
+    """The Keras model: 40 one-hot characters in, the distribution of the next one out."""
+
+    file = "char_lstm.keras"
+    framework_names = ("Keras", "keras")
+
+    def __init__(self, data: Path = DATA) -> None:
+        super().__init__(data)
+        self.vocabulary = str(self.record["vocabulary"])
+        self.window = int(self.record["window"])
+
+    def load(self) -> Model:
         from .loading import load
 
         return load(self.data / self.file)
@@ -143,11 +170,9 @@ class CharacterModel:
         return np.concatenate([self.model(self.one_hot(batch)) for batch in batches])
 
     def steps(self, count: int) -> Float32:
-        """Return inputs of a stream, (count, vocabulary)."""
         return self.one_hot(self.numbers(self.held_out_text()[:count]))
 
     def evaluate(self) -> _Evaluation:
-        """Predict every character of the held-out text, and compare with what Keras made of it."""
         with np.load(self.data / "char_recorded.npz", allow_pickle=False) as recorded:
             contexts, outputs = recorded["contexts"], recorded["outputs"]
         difference = float(np.abs(self.predict(contexts) - outputs).max())
@@ -195,29 +220,11 @@ class CharacterModel:
             distribution = stream.step(one_hot[place], out=distribution)
 
 
-class SunspotModel:
-    """The PyTorch model: one month's sunspots in, the forecast for the next month out, at every month.
-
-    Parameters
-    ----------
-    data
-        Folder with the state_dict, its record and the series.
-
-    Raises
-    ------
-    LstmEngineError
-        If the model cannot be read.
-    OSError
-        If a file is missing.
-    """
+class SunspotModel(_ShippedModel):
+    """The PyTorch model: one month's sunspots in, the forecast for the next month out, at every month."""
 
     file = "sunspots_lstm.pt"
-
-    def __init__(self, data: Path = DATA) -> None:
-        self.data = data
-        self.record = _record(data / "sunspots_lstm.json")
-        self.framework = f"PyTorch {self.record['versions']['torch'].partition('+')[0]}"
-        self.model = self.load()
+    framework_names = ("PyTorch", "torch")
 
     def load(self) -> Model:
         """Put the model together as it was in PyTorch: a state_dict does not say how its layers are joined."""
@@ -228,26 +235,25 @@ class SunspotModel:
         path = self.data / self.file
         return Sequential([LSTM.from_torch(path, "lstm"), Dense.from_torch(path, "head")])
 
+    def spots(self) -> NDArray[np.float64]:
+        """Return the number of spots of every month, (months,)."""
+        return np.loadtxt(self.data / "sunspots.csv", delimiter=",", skiprows=1, usecols=2)
+
     def steps(self, count: int) -> Float32:
         """Return inputs of a stream, (count, 1): the series, from its beginning again where it ends."""
-        return np.resize(self._recorded()[0], (count, 1))
-
-    def _recorded(self) -> tuple[Float32, Float32]:
-        """Return the inputs and PyTorch's outputs, (months,) each."""
-        with np.load(self.data / "sunspots_recorded.npz", allow_pickle=False) as recorded:
-            return recorded["inputs"], recorded["outputs"]
+        return np.resize((np.sqrt(self.spots()) / _SPOTS_SCALE).astype(np.float32), (count, 1))
 
     def evaluate(self) -> _Evaluation:
-        """Forecast every month of the series, score the held-out ones, and compare with what PyTorch made of it."""
-        inputs, outputs = self._recorded()
-        months = inputs.reshape(1, -1, 1)
-        predicted = self.model(months)[0, :, 0]
+        with np.load(self.data / "sunspots_recorded.npz", allow_pickle=False) as recorded:
+            outputs = recorded["outputs"]
+        # There is no month behind the last to forecast.
+        months = self.steps(len(outputs))
+        predicted = self.model(months[None])[0, :, 0]
         difference = float(np.abs(predicted - outputs).max())
 
-        spots = np.loadtxt(self.data / "sunspots.csv", delimiter=",", skiprows=1, usecols=2)
         first = int(self.record["held_out_from_index"])
-        forecast = (np.maximum(predicted.astype(np.float64), 0.0) * 8.0) ** 2
-        error = forecast[first - 1 :] - spots[first:]
+        forecast = (np.maximum(predicted.astype(np.float64), 0.0) * _SPOTS_SCALE) ** 2
+        error = forecast[first - 1 :] - self.spots()[first:]
         framework = self.record["framework_metric"]
         metrics = [
             _Metric("mean absolute error, sunspots", float(np.abs(error).mean()), framework["mae"]),
@@ -255,7 +261,7 @@ class SunspotModel:
         ]
         held_out = f"held-out series, {len(error)} months from {self.record['held_out_from_month']}"
         result = _Evaluation(held_out, metrics, difference, outputs.size)
-        self._compare_with_steps(months[0], predicted, result)
+        self._compare_with_steps(months, predicted, result)
         return result
 
     def _compare_with_steps(self, months: Float32, predicted: Float32, result: _Evaluation) -> None:
@@ -368,7 +374,7 @@ class _Report:
     def row(self, name: str, *columns: str) -> None:
         self.line(f"  {name:<56}" + "".join(f"{column:>20}" for column in columns))
 
-    def evaluation(self, shown: CharacterModel | SunspotModel, title: str, first_load: float) -> None:
+    def evaluation(self, shown: _ShippedModel, title: str, first_load: float) -> None:
         """Print how one model did on held-out data, and note what is beyond its bound."""
         again = min(_timed(shown.load)[1] for _ in range(_LOADS))
         found, seconds = _timed(shown.evaluate)
@@ -430,11 +436,6 @@ class _Report:
         if not self.problems:
             self.line("Both models give what their frameworks gave.")
         return 1 if self.problems else 0
-
-
-def _record(path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
 
 
 def _timed(call: Callable[[], _Result]) -> tuple[_Result, float]:

@@ -27,7 +27,7 @@ def recorded() -> tuple[Any, Any]:
 def test_the_character_model_predicts_what_keras_recorded(recorded: tuple[Any, Any]) -> None:
     x, wanted = recorded
     model = le.load(CHAR)
-    found = model.predict(x, batch_size=100)
+    found = model.predict(x, batch_size=25)
     assert np.linalg.norm(found - wanted) < 3e-6 * np.linalg.norm(wanted)
     np.testing.assert_array_equal(found, model(x))
     stream = model.stream(4)

@@ -10,6 +10,10 @@ characters and predicts the next one. It is trained in the same weights' sequenc
 pass and lets the state be carried for longer than 40 characters when text is generated. The figures
 recorded are those of the 40-character form, from a zero state for every prediction.
 
+The trained weights are rounded to the precision of bfloat16. They stay float32 in the file, and half of their bits are
+zero, so that the model takes half the room in a package; it costs less than a thousandth of a bit for each character.
+Everything that is recorded, the figures and the outputs, is of the rounded model.
+
 Run it from the repository's root (about five minutes on one core)::
 
     KERAS_BACKEND=tensorflow python examples/models/train_char_keras.py
@@ -47,7 +51,8 @@ UNITS = 128
 TRAINING_WINDOW = 100
 HELD_OUT = 12_000
 VALIDATION = 12_000
-RECORDED = 256
+#: How many windows' outputs are recorded, from the beginning of the held-out text to its end.
+RECORDED = 64
 EPOCHS = 50
 BATCH = 64
 SEED = 1997
@@ -122,14 +127,17 @@ def models() -> tuple[keras.Model, keras.Model]:
     return final, training
 
 
-def main() -> None:
-    """Train, choose the best epoch on the validation part, score the held-out part, write the files."""
+def parts() -> tuple[str, str, str]:
+    """Return the text to train on, to choose the best epoch by, and to hold out."""
+    text = prepared_text()
+    return text[: -HELD_OUT - VALIDATION], text[-HELD_OUT - VALIDATION : -HELD_OUT], text[-HELD_OUT:]
+
+
+def train() -> tuple[list[np.ndarray], int, float]:
+    """Train, and choose the best epoch on the validation part: return its weights, its number and the CPU seconds."""
     keras.utils.set_random_seed(SEED)
     random = np.random.default_rng(SEED)
-    text = prepared_text()
-    training_text = text[: -HELD_OUT - VALIDATION]
-    validation_text = text[-HELD_OUT - VALIDATION : -HELD_OUT]
-    held_out_text = text[-HELD_OUT:]
+    training_text, validation_text, _ = parts()
     numbers = encoded(training_text)
     validation_contexts, validation_targets = windows(encoded(validation_text))
 
@@ -156,20 +164,31 @@ def main() -> None:
             if score["bits_per_character"] < best:
                 best, best_weights, best_epoch = score["bits_per_character"], training.get_weights(), epoch
             print(f"epoch {epoch}: loss {loss / np.log(2):.3f} bits, validation {score}", flush=True)
-    cpu_seconds = time.process_time() - began
+    return best_weights, best_epoch, time.process_time() - began
 
-    final.set_weights(best_weights)
+
+def rounded(weights: np.ndarray) -> np.ndarray:
+    """Return the nearest values that bfloat16 has, as float32."""
+    return keras.ops.convert_to_numpy(keras.ops.cast(keras.ops.cast(weights, "bfloat16"), "float32"))
+
+
+def record(weights: list[np.ndarray], epoch: int, cpu_seconds: float) -> None:
+    """Round the weights, score the held-out part with what is left of them, write the files."""
+    training_text, _, held_out_text = parts()
+    final, _ = models()
+    final.set_weights([rounded(array) for array in weights])
     DATA.mkdir(exist_ok=True)
     final.save(DATA / "char_lstm.keras")
     (DATA / "char_held_out.txt").write_text(held_out_text, encoding="ascii", newline="\n")
     contexts, targets = windows(encoded(held_out_text))
     probabilities = predict(final, contexts)
+    places = np.linspace(0, len(targets) - 1, RECORDED, dtype=np.uint16)
     np.savez_compressed(
-        DATA / "char_recorded.npz", contexts=contexts[:RECORDED], targets=targets[:RECORDED],
-        outputs=probabilities[:RECORDED],
-    )  # fmt: skip
+        DATA / "char_recorded.npz", places=places, contexts=contexts[places], outputs=probabilities[places]
+    )
+    numbers = encoded(training_text)
     frequencies = np.bincount(numbers, minlength=len(VOCABULARY)) + 1.0
-    record = {
+    facts = {
         "model": "char_lstm.keras",
         "vocabulary": VOCABULARY,
         "unknown": UNKNOWN,
@@ -177,9 +196,10 @@ def main() -> None:
         "held_out_characters": len(held_out_text),
         "held_out_predictions": len(targets),
         "training_characters": len(training_text),
+        "weights": "float32, rounded to the precision of bfloat16",
         "framework_metric": metric(probabilities, targets),
         "baseline_letter_frequencies": metric(np.tile(frequencies / frequencies.sum(), (len(targets), 1)), targets),
-        "chosen_epoch": best_epoch,
+        "chosen_epoch": epoch,
         "cpu_seconds": round(cpu_seconds),
         "versions": {
             "python": sys.version.split()[0],
@@ -189,9 +209,9 @@ def main() -> None:
             "numpy": np.__version__,
         },
     }
-    (DATA / "char_lstm.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(record, indent=2))
+    (DATA / "char_lstm.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(facts, indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    record(*train())
