@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ._stream import Stream
     from .activations import Activation
     from .configuration import config
+    from .formats.limits import Limits
     from .layers import Dense, Embedding, FinalHidden, LastStep
     from .loading import load
     from .lstm import LSTM
@@ -44,6 +45,7 @@ __all__ = [
     "FinalHidden",
     "FormatError",
     "LastStep",
+    "Limits",
     "LstmEngineError",
     "Model",
     "Sequential",
@@ -65,6 +67,7 @@ _LAZY: Final = {
     "Embedding": "layers",
     "FinalHidden": "layers",
     "LastStep": "layers",
+    "Limits": "formats.limits",
     "Model": "model",
     "Sequential": "model",
     "Stream": "_stream",

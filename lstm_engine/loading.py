@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from .errors import FormatError, UnsupportedModelError
+from .formats.limits import Limits, reading
 from .model import Model
 from .options import Backend, ComputeType, check_options
 
@@ -17,6 +18,8 @@ def load(
     compute_type: ComputeType = "float32",
     num_threads: int = 1,
     backend: Backend = "auto",
+    limits: Limits | None = None,
+    allow_nonfinite: bool = False,
 ) -> Model:
     """Load a model from a file: its content, not its name, decides how it is read.
 
@@ -31,6 +34,10 @@ def load(
     backend
         Of the recurrent layers: ``"fused"`` (our kernels), ``"blas"`` (SciPy's BLAS), or ``"auto"``: fused wherever
         this CPU has a vector instruction set that we know, else blas; float64 runs on blas.
+    limits
+        How much the file may ask for, where that is more than the usual :class:`~lstm_engine.Limits`.
+    allow_nonfinite
+        Whether weights may be NaN or infinite, which is refused otherwise.
 
     Returns
     -------
@@ -50,6 +57,11 @@ def load(
         If the file asks for something that a data file must not do.
     """
     check_options(compute_type, num_threads, backend)
+    with reading(limits, allow_nonfinite):
+        return _load(path, compute_type, num_threads, backend)
+
+
+def _load(path: str | os.PathLike[str], compute_type: ComputeType, num_threads: int, backend: Backend) -> Model:
     from .formats.detect import detect
 
     found = detect(path)

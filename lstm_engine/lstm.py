@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .activations import Activation
 from .arrays import Axes, as_float_array, as_lengths, as_mask
+from .formats.limits import Limits, reading
 from .errors import ShapeError, UnsupportedModelError
 from .options import Backend, ComputeType, check_options
 from .weights import CellWeights, Direction, LSTMWeights
@@ -120,6 +121,9 @@ class LSTM:
         cls,
         source: str | os.PathLike[str] | Mapping[str, Any] | Any,
         prefix: str | None = None,
+        *,
+        limits: Limits | None = None,
+        allow_nonfinite: bool = False,
         **options: Any,
     ) -> LSTM:
         """Make an LSTM from PyTorch weights, without PyTorch.
@@ -131,6 +135,8 @@ class LSTM:
         prefix
             Name of the LSTM in the state_dict, such as ``"encoder.rnn"``. With None and exactly one LSTM in the
             source, that one.
+        limits, allow_nonfinite
+            As in :func:`lstm_engine.load`.
         **options
             As of :class:`LSTM`.
 
@@ -141,10 +147,20 @@ class LSTM:
         """
         from .formats.torch_lstm import lstm_weights_from_torch
 
-        return cls(lstm_weights_from_torch(source, prefix), **options)
+        with reading(limits, allow_nonfinite):
+            weights = lstm_weights_from_torch(source, prefix, allow_nonfinite=allow_nonfinite)
+        return cls(weights, **options)
 
     @classmethod
-    def from_keras(cls, source: str | os.PathLike[str] | Any, layer: str | None = None, **options: Any) -> LSTM:
+    def from_keras(
+        cls,
+        source: str | os.PathLike[str] | Any,
+        layer: str | None = None,
+        *,
+        limits: Limits | None = None,
+        allow_nonfinite: bool = False,
+        **options: Any,
+    ) -> LSTM:
         """Make an LSTM from a Keras LSTM or Bidirectional(LSTM) layer, without Keras.
 
         Parameters
@@ -153,6 +169,8 @@ class LSTM:
             Path of a ``.keras`` or ``.h5`` file, or a Keras layer object.
         layer
             Name of the layer in the file. With None and exactly one such layer in the file, that one.
+        limits, allow_nonfinite
+            As in :func:`lstm_engine.load`.
         **options
             As of :class:`LSTM`; ``merge_mode`` and ``zero_masked`` are the layer's own unless given.
 
@@ -163,7 +181,8 @@ class LSTM:
         """
         from .layers.keras_lstm import lstm_from_keras
 
-        weights, found = lstm_from_keras(source, layer)
+        with reading(limits, allow_nonfinite):
+            weights, found = lstm_from_keras(source, layer)
         return cls(weights, **{**found, **options})
 
     @classmethod

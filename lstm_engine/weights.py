@@ -248,5 +248,6 @@ class LSTMWeights:
                     if not np.isfinite(array).all():
                         raise UnsupportedModelError(
                             f"{subject}: {name} of layer {layer}, direction {place} holds NaN or infinity; "
-                            "expected finite weights: export the model again from a sound checkpoint"
+                            "expected finite weights: export the model again from a sound checkpoint, or load it with "
+                            "allow_nonfinite=True"
                         )

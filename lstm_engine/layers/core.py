@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from lstm_engine.activations import Activation
 from lstm_engine.arrays import as_float_array, as_index_array
 from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
+from lstm_engine.formats.limits import Limits, nonfinite_allowed, reading
 
 from .base import Array, Context, Layer, Pointwise, Shape, Tensor, frozen_copy
 from .functions import LayerActivation, LogSoftmax, Softmax, as_layer_activation, split_activation
@@ -24,7 +25,7 @@ def _weight(value: ArrayLike, name: str, axes: tuple[int | str, ...]) -> Array:
     given = np.asarray(value)
     dtype = np.dtype(np.float64 if given.dtype == np.float64 else np.float32)
     array = as_float_array(given, name, axes, dtype)
-    if not np.isfinite(array).all():
+    if not (nonfinite_allowed() or np.isfinite(array).all()):
         raise UnsupportedModelError(f"{name}: expected finite weights, found NaN or infinity; use a sound checkpoint")
     return frozen_copy(array)
 
@@ -66,7 +67,15 @@ class Dense(Pointwise):
         self.linear: LinearMap
 
     @classmethod
-    def from_torch(cls, source: Any, prefix: str = "", activation: Any = None) -> Dense:
+    def from_torch(
+        cls,
+        source: Any,
+        prefix: str = "",
+        activation: Any = None,
+        *,
+        limits: Limits | None = None,
+        allow_nonfinite: bool = False,
+    ) -> Dense:
         """Return the layer of a ``torch.nn.Linear``.
 
         Parameters
@@ -77,11 +86,14 @@ class Dense(Pointwise):
             Name of the layer in the state dict, such as ``"fc"``.
         activation
             As in :class:`Dense`: a state dict does not say what follows the layer.
+        limits, allow_nonfinite
+            As in :func:`lstm_engine.load`.
         """
         from lstm_engine.formats.torch_lstm import linear_weights_from_torch
 
-        kernel, bias = linear_weights_from_torch(source, prefix)
-        return cls(kernel, bias, activation, name=prefix.rpartition(".")[2] or None)
+        with reading(limits, allow_nonfinite):
+            kernel, bias = linear_weights_from_torch(source, prefix, allow_nonfinite=allow_nonfinite)
+            return cls(kernel, bias, activation, name=prefix.rpartition(".")[2] or None)
 
     @property
     def in_features(self) -> int:
@@ -152,7 +164,9 @@ class Embedding(Layer):
         self._rows: Array
 
     @classmethod
-    def from_torch(cls, source: Any, prefix: str = "") -> Embedding:
+    def from_torch(
+        cls, source: Any, prefix: str = "", *, limits: Limits | None = None, allow_nonfinite: bool = False
+    ) -> Embedding:
         """Return the layer of a ``torch.nn.Embedding``.
 
         Parameters
@@ -161,10 +175,14 @@ class Embedding(Layer):
             Path of a ``.pt`` or ``.safetensors`` file, a state dict, or the ``nn.Embedding`` itself.
         prefix
             Name of the layer in the state dict, such as ``"embed"``.
+        limits, allow_nonfinite
+            As in :func:`lstm_engine.load`.
         """
         from lstm_engine.formats.torch_lstm import embedding_weights_from_torch
 
-        return cls(embedding_weights_from_torch(source, prefix), name=prefix.rpartition(".")[2] or None)
+        with reading(limits, allow_nonfinite):
+            table = embedding_weights_from_torch(source, prefix, allow_nonfinite=allow_nonfinite)
+            return cls(table, name=prefix.rpartition(".")[2] or None)
 
     def weights(self) -> dict[str, Array]:
         return {"embeddings": self.table}

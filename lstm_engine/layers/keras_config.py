@@ -9,6 +9,7 @@ import numpy as np
 
 from lstm_engine.activations import Activation
 from lstm_engine.description import LayerDescription
+from lstm_engine.formats.limits import nonfinite_allowed
 from lstm_engine.errors import UnsupportedModelError
 
 from .base import Array
@@ -196,10 +197,10 @@ class KerasConfig:
                 f"{self.subject}: {name} has dtype {array.dtype}; expected floating point: save without quantization"
             )
             raise LookupError(name)
-        if not np.isfinite(array).all():
+        if not (nonfinite_allowed() or np.isfinite(array).all()):
             self.problems.unsupported.append(
                 f"{self.subject}: {name} holds NaN or infinity; expected finite weights: export the model again from "
-                "a sound checkpoint"
+                "a sound checkpoint, or load it with allow_nonfinite=True"
             )
             raise LookupError(name)
         dtype = np.float64 if array.dtype == np.float64 else np.float32
