@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from .activations import Activation
 from .arrays import Axes, as_float_array, as_lengths, as_mask
-from .formats.limits import Limits, reading
 from .errors import ShapeError, UnsupportedModelError
+from .formats.limits import Limits, reading
 from .options import Backend, ComputeType, check_options
 from .weights import CellWeights, Direction, LSTMWeights
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from lstm_engine.activations import Activation
 from lstm_engine.description import LayerDescription
-from lstm_engine.formats.limits import nonfinite_allowed
 from lstm_engine.errors import UnsupportedModelError
+from lstm_engine.formats.limits import nonfinite_allowed
 
 from .base import Array
 from .functions import LayerActivation
