@@ -92,6 +92,12 @@ class Limits:
         Characters in the module or name of a global.
     pickle_integer_bytes
         Bytes of one integer. State dicts have integers of 8; a random generator's state in a checkpoint may have 16.
+    onnx_entries
+        Fields of an ONNX model: nodes, names, attributes, arrays, and eight bytes of packed numbers as one more. A node
+        takes about ten of them; parsed, a field takes about 200 bytes.
+    onnx_value_bytes
+        Bytes of one value that an ONNX graph makes in a call. What reshaping and broadcasting can make of a few bytes
+        has no other bound; constant parts, computed at load, are bound by the caps on tensors.
 
     Raises
     ------
@@ -119,6 +125,8 @@ class Limits:
     pickle_string_bytes: int = 16 * MIB
     pickle_global_length: int = 256
     pickle_integer_bytes: int = 32
+    onnx_entries: int = 1 << 18
+    onnx_value_bytes: int = 1 << 31
 
     def __post_init__(self) -> None:
         for field in fields(self):
