@@ -9,12 +9,16 @@ shaping            Flatten, Reshape, Permute, RepeatVector, LastStep
 normalization      BatchNormalization, LayerNormalization
 merging            Concatenate, Merge: Add, Subtract, Multiply, Average, Maximum, Minimum
 pooling            GlobalAveragePooling1D, GlobalMaxPooling1D
-recurrent          LSTMLayer, BidirectionalLSTM, LSTMStack, FinalHidden
+recurrence         the contract of cells that are run over time; chains of them
+lstm_cells         LSTM cells: the packed core
+gru, simple_rnn    GRU and simple recurrent cells, a loop in NumPy
+recurrent          RecurrentLayer, LSTMLayer, BidirectionalLayer, LSTMStack, FinalHidden
 wrappers           TimeDistributed
 graph              how layers are connected, and how a graph runs
 keras_config       what a Keras config says, option by option
 keras_activations  what Keras means by the name of an activation, version by version
 keras_layers       from a Keras config to a layer: a new Keras layer is added here
+keras_recurrent    the same for recurrent layers and their cells
 keras_lstm         an LSTM alone out of a Keras file or layer
 =================  ===============================================================================
 """

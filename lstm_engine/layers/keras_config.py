@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from lstm_engine.activations import Activation
 from lstm_engine.description import LayerDescription
-from lstm_engine.errors import UnsupportedModelError
+from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
 from lstm_engine.formats.limits import nonfinite_allowed
 
 from .base import Array
@@ -70,6 +70,45 @@ class KerasConfig:
         self.layer, self.version, self.problems = layer, version, problems
         self.subject = f"layer {layer.name!r} ({layer.class_name}){where}"
         self._asked: set[str] = set()
+
+    def built(self, build: Callable[[KerasConfig], T]) -> T | None:
+        """Return what ``build`` makes of the configuration, or None if there are problems, which are noted."""
+        noted = len(self.problems)
+        try:
+            result = build(self)
+        except LookupError:
+            return None  # noted already
+        except UnsupportedModelError as error:
+            self.problems.unsupported.append(f"{self.subject}: {error}")
+            return None
+        except (FormatError, ShapeError) as error:
+            self.problems.damaged.append(f"{self.subject}: {error}")
+            return None
+        self.finish()
+        return result if len(self.problems) == noted else None
+
+    def inner(self, builders: Mapping[str, Callable[[KerasConfig], T]], roles: Sequence[str] = ()) -> list[T]:
+        """Return what is made of the layers that this one holds: of all, or of those with these roles.
+
+        Raises
+        ------
+        LookupError
+            If one of them is missing, not among ``builders``, or has problems; they are noted.
+        """
+        results: list[T] = []
+        roles = roles or tuple(self.layer.inner)
+        for role in roles:
+            description = self.layer.inner.get(role)
+            build = None if description is None else builders.get(description.class_name)
+            if description is None or build is None:
+                found = None if description is None else description.class_name
+                self.unsupported(role, found, f"one of {', '.join(sorted(builders))}")
+                continue
+            config = KerasConfig(description, self.version, self.problems, f" in {self.subject}")
+            results += [result for result in [config.built(build)] if result is not None]
+        if len(results) < len(roles):
+            raise LookupError("inner")
+        return results
 
     # --- Problems -----------------------------------------------------------------------------------------------
 

@@ -6,28 +6,24 @@ A new Keras layer is a function here, under its class name in :data:`BUILDERS`; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
-from lstm_engine.activations import Activation
 from lstm_engine.description import LayerDescription
-from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
-from lstm_engine.lstm import MergeMode
-from lstm_engine.weights import CellWeights
 
 from .base import Layer
 from .core import Activate, Dense, Embedding, Identity, Masking
 from .keras_activations import KerasVersion, clipped_relu
 from .keras_config import KerasConfig, Problems
+from .keras_recurrent import bidirectional, recurrent
 from .merging import Concatenate, Merge
 from .normalization import BatchNormalization, LayerNormalization
 from .operations import OPERATIONS, Operation
 from .pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
-from .recurrent import BidirectionalLSTM, LSTMLayer
 from .shaping import Flatten, Permute, RepeatVector, Reshape
 from .wrappers import TimeDistributed
 
-__all__ = ["BUILDERS", "build_layer", "cell_from_keras"]
+__all__ = ["BUILDERS", "build_layer"]
 
 Builder = Callable[[KerasConfig], Layer]
 
@@ -56,19 +52,8 @@ def build_layer(
     if builder is None:
         problems.unsupported.append(f"{config.subject} is not supported")
         return None
-    noted = len(problems)
-    try:
-        layer = builder(config)
-    except LookupError:
-        return None  # noted already
-    except UnsupportedModelError as error:
-        problems.unsupported.append(f"{config.subject}: {error}")
-        return None
-    except (FormatError, ShapeError) as error:
-        problems.damaged.append(f"{config.subject}: {error}")
-        return None
-    config.finish()
-    return layer.renamed(description.name) if len(problems) == noted else None
+    layer = config.built(builder)
+    return None if layer is None else layer.renamed(description.name)
 
 
 # --- Core layers --------------------------------------------------------------------------------------------------
@@ -210,96 +195,7 @@ def _pooling(kind: Callable[..., Layer]) -> Builder:
     return build
 
 
-# --- Recurrent layers and wrappers ----------------------------------------------------------------------------------
-
-
-def cell_from_keras(config: KerasConfig) -> CellWeights:
-    """Return the cell of an LSTM layer: its weights and activations."""
-    config.ignore(
-        "units",
-        "unit_forget_bias",
-        "dropout",
-        "recurrent_dropout",
-        "implementation",
-        "seed",
-        "use_cudnn",
-        "input_dim",
-        "input_length",
-    )
-    config.refuse("time_major", False)
-    use_bias = config.flag("use_bias", True)
-    activation = config.gate_activation("activation", "tanh")
-    # Its default has changed over the years, and Keras has always written it.
-    if "recurrent_activation" not in config.layer.config:
-        config.damaged("recurrent_activation", None, "given")
-    recurrent = config.gate_activation("recurrent_activation", "sigmoid")
-    return _cell(
-        {name: config.weight(name) for name in ("kernel", "recurrent_kernel", "bias")[: 3 if use_bias else 2]},
-        activation,
-        recurrent,
-    )
-
-
-def _cell(weights: Mapping[str, Any], activation: Activation, recurrent: Activation) -> CellWeights:
-    return CellWeights(
-        **weights,
-        input_activation=recurrent,
-        forget_activation=recurrent,
-        cell_activation=activation,
-        output_activation=recurrent,
-        hidden_activation=activation,
-    )
-
-
-def _lstm(config: KerasConfig) -> Layer:
-    # A model call of a stateful layer begins at zero: the memory between calls is a Stream's.
-    config.ignore("stateful")
-    return LSTMLayer(
-        cell_from_keras(config),
-        return_sequences=config.flag("return_sequences", False),
-        return_state=config.flag("return_state", False),
-        go_backwards=config.flag("go_backwards", False),
-        zero_masked=config.flag("zero_output_for_mask", False),
-        unrolled=config.flag("unroll", False),
-        mask_with_state=not config.version.ignores_mask_with_state,
-    )
-
-
-def _bidirectional(config: KerasConfig) -> Layer:
-    config.ignore("layer", "backward_layer", "weights")
-    mode = config.choice("merge_mode", "concat", ("concat", "sum", "mul", "ave", None))
-    where = f" in {config.subject}"
-    inner = config.layer.inner
-    built: list[LSTMLayer] = []
-    for role in ("forward_layer", "backward_layer"):
-        if role not in inner or inner[role].class_name != "LSTM":
-            found = inner[role].class_name if role in inner else None
-            config.unsupported(role, found, "an LSTM")
-            continue
-        layer = build_layer(inner[role], config.version, config.problems, where)
-        if isinstance(layer, LSTMLayer):
-            built.append(layer)
-    if len(built) < 2:
-        raise LookupError("inner")
-    forward, backward = built
-    for option in ("return_sequences", "return_state"):
-        if getattr(forward, option) != getattr(backward, option):
-            config.damaged(option, getattr(backward, option), "the same in both of its layers")
-    if forward.go_backwards == backward.go_backwards:
-        config.damaged("go_backwards", backward.go_backwards, "different in its two layers")
-    merge_mode: Mapping[str | None, MergeMode | None] = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "ave"}
-    return BidirectionalLSTM(
-        forward.cell,
-        backward.cell,
-        merge_mode=merge_mode.get(mode),
-        return_sequences=forward.return_sequences,
-        return_state=forward.return_state,
-        flipped=forward.go_backwards,
-        # Keras sets this on both of its layers, whatever they were told.
-        zero_masked=config.version.zeroes_masked_bidirectional and forward.return_sequences,
-        unrolled=(forward if forward.go_backwards else backward).unrolled,
-        mask_with_state=not config.version.ignores_mask_with_state,
-    )
+# --- Wrappers and operations ----------------------------------------------------------------------------------------
 
 
 def _time_distributed(config: KerasConfig) -> Layer:
@@ -332,7 +228,7 @@ BUILDERS: Final[dict[str, Builder]] = {
     "Add": _merge,
     "Average": _merge,
     "BatchNormalization": _batch_normalization,
-    "Bidirectional": _bidirectional,
+    "Bidirectional": bidirectional,
     "Concatenate": _concatenate,
     "Dense": _dense,
     "ELU": _activation_layer,
@@ -340,7 +236,8 @@ BUILDERS: Final[dict[str, Builder]] = {
     "Flatten": _flatten,
     "GlobalAveragePooling1D": _pooling(GlobalAveragePooling1D),
     "GlobalMaxPooling1D": _pooling(GlobalMaxPooling1D),
-    "LSTM": _lstm,
+    "GRU": recurrent,
+    "LSTM": recurrent,
     "LayerNormalization": _layer_normalization,
     "LeakyReLU": _activation_layer,
     "Masking": _masking,
@@ -348,9 +245,11 @@ BUILDERS: Final[dict[str, Builder]] = {
     "Minimum": _merge,
     "Multiply": _merge,
     "Permute": _permute,
+    "RNN": recurrent,
     "ReLU": _relu,
     "RepeatVector": _repeat_vector,
     "Reshape": _reshape,
+    "SimpleRNN": recurrent,
     "Softmax": _activation_layer,
     "Subtract": _merge,
     "TimeDistributed": _time_distributed,

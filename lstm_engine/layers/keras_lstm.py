@@ -15,7 +15,7 @@ from .base import Layer
 from .keras_activations import KerasVersion
 from .keras_config import Problems
 from .keras_layers import build_layer
-from .recurrent import BidirectionalLSTM, LSTMLayer
+from .recurrent import BidirectionalLayer, LSTMLayer
 
 __all__ = ["lstm_from_keras"]
 
@@ -69,17 +69,24 @@ def lstm_from_keras(
 
 def _taken(layer: Layer | None, subject: str) -> tuple[LSTMWeights, dict[str, Any]]:
     if isinstance(layer, LSTMLayer):
-        direction: Any = "reverse" if layer.go_backwards else "forward"
-        return LSTMWeights(((layer.cell,),), direction), {"zero_masked": layer.zero_masked}
-    assert isinstance(layer, BidirectionalLSTM)
-    if not layer.one_stack:
+        weights = layer.recurrence.stack(reverse=layer.options.go_backwards)
+        return weights, {"zero_masked": layer.options.zero_masked}
+    if isinstance(layer, BidirectionalLayer):
+        stack = layer.one_stack()
+        if stack is not None:
+            return stack.stack(), {"zero_masked": layer.options.zero_masked, "merge_mode": layer.merge_mode}
+        both = (layer.forward, layer.backward)
+        found = " and ".join(f"{one.kind} of {one.recurrence.output_size} units" for one in both)
         raise UnsupportedModelError(
-            f"{subject}: layer {layer.name!r}: expected two cells of one size, the first running forward; found "
-            f"{layer.forward.hidden_size} and {layer.backward.hidden_size} units"
-            f"{', the first running backward' if layer.flipped else ''}; load the whole model with le.load"
+            f"{subject}: layer {layer.name!r}: expected two LSTM cells of one size, the first running forward; found "
+            f"{found}{', the first running backward' if layer.options.go_backwards else ''}; load the whole model "
+            "with le.load"
         )
-    weights = LSTMWeights(((layer.forward, layer.backward),), "bidirectional")
-    return weights, {"zero_masked": layer.zero_masked, "merge_mode": layer.merge_mode}
+    assert layer is not None
+    raise UnsupportedModelError(
+        f"{subject}: layer {layer.name!r}: expected LSTM cells of one size, found other ones; load the whole model "
+        "with le.load"
+    )
 
 
 def _recurrent(layers: tuple[LayerDescription, ...]) -> Iterator[LayerDescription]:

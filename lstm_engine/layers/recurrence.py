@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lstm_engine.activations import Activation
 from lstm_engine.arrays import Axes, as_float_array
+from lstm_engine.errors import ShapeError
 
 from .base import Array, Mask, frozen_copy
 from .functions import LayerActivation
@@ -79,8 +80,10 @@ class Recurrence(ABC):
 
     input_size: int
     output_size: int
-    #: Sizes of the states, in the framework's order; the first one is that of the output.
+    #: Sizes of the states, in the framework's order.
     state_sizes: tuple[int, ...]
+    #: Place of the state that is also the output of a step.
+    output_state: int = 0
 
     @abstractmethod
     def arrays(self) -> dict[str, Array]:
@@ -98,12 +101,25 @@ class Chain(Recurrence):
     ----------
     parts
         At least one.
+
+    Raises
+    ------
+    ShapeError
+        If one does not take what the one before it gives.
     """
 
     def __init__(self, parts: Sequence[Recurrence]) -> None:
         self.parts = tuple(parts)
+        for place in range(1, len(parts)):
+            found, wanted = parts[place].input_size, parts[place - 1].output_size
+            if found != wanted:
+                raise ShapeError(
+                    f"cell {place}: expected a kernel that takes the {wanted} outputs of the cell before it, found "
+                    f"one for {found} features"
+                )
         self.input_size, self.output_size = self.parts[0].input_size, self.parts[-1].output_size
         self.state_sizes = tuple(size for part in self.parts for size in part.state_sizes)
+        self.output_state = len(self.state_sizes) - len(self.parts[-1].state_sizes) + self.parts[-1].output_state
 
     def arrays(self) -> dict[str, Array]:
         return {

@@ -1,46 +1,49 @@
-"""LSTM layers of a model: Keras's LSTM and Bidirectional, PyTorch's stacks, and the state at their ends."""
+"""Recurrent layers of a model: cells over time, Bidirectional, PyTorch's stacks, and the state at their ends."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
 from lstm_engine.lstm import LSTM, MergeMode, merge
-from lstm_engine.weights import CellWeights, Direction, LSTMWeights
 
 from .base import Array, Context, Layer, Mask, Shape, State, Tensor
+from .lstm_cells import LSTMCells, LSTMRunner, stacked, unstacked
 from .numerics import Numerics
+from .recurrence import Recurrence, Runner, States
 
-__all__ = ["BidirectionalLSTM", "FinalHidden", "LSTMLayer", "LSTMStack"]
+__all__ = ["BidirectionalLayer", "FinalHidden", "LSTMLayer", "LSTMStack", "RecurrentLayer", "RecurrentOptions"]
 
 
 def _run(
-    lstm: LSTM,
+    runner: Runner,
     x: Array,
-    state: tuple[Array, Array] | None,
+    states: States,
     mask: Mask | None,
     context: Context,
     *,
     zero_masked: bool,
     sequences: bool = True,
-) -> tuple[Array, Array, Array]:
-    """Run a stack on (batch, time, features); returns y with both directions side by side, h and c."""
-    h0, c0 = state or (None, None)
+) -> tuple[Array, States]:
+    """Run a recurrence on (batch, time, features); returns its outputs, aligned with time, and its states."""
     if mask is not None and mask.shape != x.shape[:2]:
         raise ShapeError(
             f"mask: expected shape {x.shape[:2]}, (batch, time) of the recurrent input, found {mask.shape}"
         )
     if mask is not None and (lengths := context.lengths_of(mask)) is not None:
         # The caller's own lengths, unchanged by the layers in between: the core then skips the padding.
-        return lstm.core.run(x, h0, c0, lengths=lengths, sequences=sequences)
-    y, h, c = lstm.core.run(x, h0, c0, mask=mask, zero_masked=zero_masked, sequences=sequences)
+        return runner.run(x, states, lengths=lengths, sequences=sequences)
+    y, states = runner.run(x, states, mask=mask, zero_masked=zero_masked, sequences=sequences)
     if mask is not None and sequences and not zero_masked:
         # Masks of the model joined in: within a row's length they mean what they always do, past it there are zeros.
         y = _zeroed(y, context.padding_of(mask))
-    return y, h, c
+    return y, states
 
 
 def _zeroed(y: Array, mask: Mask | None, *, flipped: bool = False) -> Array:
@@ -71,35 +74,30 @@ class _Recurrent(Layer):
     uses_mask: ClassVar[bool] = True
     untimed_obstacle = "its input comes from the end of a sequence, so it has no time axis to stream over"
 
-    def _sequence(self, shapes: Sequence[Shape], features: int, states: int) -> Shape:
-        """Return the shape of the sequence, checked; ``states`` is the number of initial-state tensors allowed."""
+    @staticmethod
+    def _sequence(shapes: Sequence[Shape], features: int, states: Sequence[int]) -> Shape:
+        """Return the shape of the sequence; it is checked, and those of an initial state of the sizes ``states``."""
         shape = shapes[0]
         if len(shape) != 3 or shape[2] not in (None, features):
             raise FormatError(
                 f"its kernel takes {features} features, expected an input of shape (batch, time, {features}), "
                 f"found {shape}"
             )
-        if len(shapes) not in (1, 1 + states):
-            raise FormatError(f"expected 1 input, or {1 + states} with an initial state, found {len(shapes)}")
+        if len(shapes) not in (1, 1 + len(states)):
+            expected = f"1 input, or {1 + len(states)} with an initial state" if states else "1 input"
+            raise FormatError(f"expected {expected}, found {len(shapes)}")
+        for initial, size in zip(shapes[1:], states, strict=False):
+            if len(initial) != 2 or initial[1] not in (None, size):
+                raise FormatError(f"expected an initial state of shape (batch, {size}), found {initial}")
         return shape
 
-    @staticmethod
-    def _check_initial(shapes: Sequence[Shape], sizes: Sequence[int]) -> None:
-        for shape, size in zip(shapes[1:], sizes, strict=False):
-            if len(shape) != 2 or shape[1] not in (None, size):
-                raise FormatError(f"expected an initial state of shape (batch, {size}), found {shape}")
 
-
-class LSTMLayer(_Recurrent):
-    """One LSTM cell over time with the semantics of Keras's LSTM layer.
-
-    Inputs: the sequence (batch, time, features) and, if given, h0 and c0, (batch, units). Outputs: the
-    sequence of outputs or the last one, and h and c if the state is returned.
+@dataclass(frozen=True, slots=True)
+class RecurrentOptions:
+    """What Keras's recurrent layers can be told.
 
     Parameters
     ----------
-    cell
-        The weights.
     return_sequences, return_state, go_backwards
         As in Keras: ``go_backwards`` runs time backward and returns the outputs in that order.
     zero_masked
@@ -109,259 +107,321 @@ class LSTMLayer(_Recurrent):
     mask_with_state
         Whether the mask that comes with the sequence is looked at if an initial state is given. Keras 3 does not; a
         mask given as an argument it does.
+    """
+
+    return_sequences: bool = False
+    return_state: bool = False
+    go_backwards: bool = False
+    zero_masked: bool = False
+    unrolled: bool = False
+    mask_with_state: bool = True
+
+    @property
+    def zeroed_by_other_end(self) -> bool:
+        """Whether unrolling changes the result: see ``unrolled``."""
+        return self.unrolled and self.go_backwards and self.zero_masked and self.return_sequences
+
+    def mask_for(self, mask: Mask | None, states: States, context: Context) -> Mask | None:
+        """Return the mask that the loop looks at."""
+        return mask if not states or self.mask_with_state or context.explicit_mask else None
+
+
+class RecurrentLayer(_Recurrent):
+    """A cell, or several behind one another, over time, with the semantics of Keras's RNN layer.
+
+    Inputs: the sequence (batch, time, features) and, if given, the initial states, each (batch, size). Outputs: the
+    sequence of outputs or the last one, and the states if they are returned.
+
+    Parameters
+    ----------
+    recurrence
+        The weights.
+    options
+        What the layer was told.
+    kind
+        Name of the kind of layer.
     name
         The layer's name; a model gives it one if None.
     """
 
-    kind = "LSTM"
-    _prepared: ClassVar[tuple[str, ...]] = ("lstm",)
+    _prepared: ClassVar[tuple[str, ...]] = ("runner",)
 
     def __init__(
-        self,
-        cell: CellWeights,
-        *,
-        return_sequences: bool = False,
-        return_state: bool = False,
-        go_backwards: bool = False,
-        zero_masked: bool = False,
-        unrolled: bool = False,
-        mask_with_state: bool = True,
-        name: str | None = None,
+        self, recurrence: Recurrence, options: RecurrentOptions, *, kind: str = "RNN", name: str | None = None
     ) -> None:
         super().__init__(name)
-        self.cell = cell
-        self.return_sequences, self.return_state = return_sequences, return_state
-        self.go_backwards, self.zero_masked = go_backwards, zero_masked
-        self.unrolled, self.mask_with_state = unrolled, mask_with_state
-        self.lstm: LSTM
+        self.recurrence, self.options, self.kind = recurrence, options, kind
+        self.runner: Runner
 
     def weights(self) -> dict[str, Array]:
-        return self.cell.arrays()
+        return self.recurrence.arrays()
 
     def memory_bytes(self) -> int:
-        return super().memory_bytes() + (self.lstm.memory_bytes() if self.numerics is not None else 0)
+        return super().memory_bytes() + (self.runner.memory_bytes if self.numerics is not None else 0)
 
     def _prepare(self, numerics: Numerics) -> None:
-        weights = LSTMWeights(((self.cell,),), "reverse" if self.go_backwards else "forward")
-        self.lstm = numerics.lstm(weights)
+        self.runner = self.recurrence.prepare(numerics, reverse=self.options.go_backwards)
 
     def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-        batch, time, _ = self._sequence(shapes, self.cell.input_size, 2)
-        self._check_initial(shapes, (self.cell.output_size, self.cell.hidden_size))
-        last: Shape = (batch, self.cell.output_size)
-        first: Shape = (batch, time, self.cell.output_size) if self.return_sequences else last
-        return (first, last, (batch, self.cell.hidden_size)) if self.return_state else (first,)
+        cell, options = self.recurrence, self.options
+        batch, time, _ = self._sequence(shapes, cell.input_size, cell.state_sizes)
+        lead: Shape = (batch, time) if options.return_sequences else (batch,)
+        states: list[Shape] = [(batch, size) for size in cell.state_sizes] if options.return_state else []
+        return ((*lead, cell.output_size), *states)
+
+    def run(self, x: Array, states: States, mask: Mask | None, context: Context) -> tuple[Array, States]:
+        """Run whole sequences; returns the outputs aligned with time, or the last one, and the states."""
+        options = self.options
+        by_other_end = options.zeroed_by_other_end
+        y, states = _run(
+            self.runner,
+            x,
+            states,
+            mask,
+            context,
+            zero_masked=options.zero_masked and not by_other_end,
+            sequences=options.return_sequences,
+        )
+        return (_zeroed(y, mask, flipped=True) if by_other_end else y), states
 
     def call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
-        x, mask = inputs[0]
-        state: tuple[Array, Array] | None = None
-        if len(inputs) > 1:
-            state = (inputs[1].values[None], inputs[2].values[None])
+        (x, mask), options = inputs[0], self.options
         if context.states is not None:
             return self._call_in_stream(x, mask, context)
-        used = mask if state is None or self.mask_with_state or context.explicit_mask else None
-        # The one case in which unrolling changes a result: see ``unrolled``.
-        by_other_end = self.unrolled and self.go_backwards and self.zero_masked and self.return_sequences
-        zero_masked = self.zero_masked and not by_other_end
-        y, h, c = _run(self.lstm, x, state, used, context, zero_masked=zero_masked, sequences=self.return_sequences)
-        if by_other_end:
-            y = _zeroed(y, used, flipped=True)
-        if self.return_sequences and self.go_backwards:
+        initial = tuple(tensor.values for tensor in inputs[1:])
+        y, states = self.run(x, initial, options.mask_for(mask, initial, context), context)
+        if options.return_sequences and options.go_backwards:
             y = _flipped(y)
-        first = Tensor(y, mask if self.return_sequences else None)
-        return (first, Tensor(h[0]), Tensor(c[0])) if self.return_state else (first,)
+        first = Tensor(y, mask if options.return_sequences else None)
+        return (first, *map(Tensor, states)) if options.return_state else (first,)
 
     def _call_in_stream(self, x: Array, mask: Mask | None, context: Context) -> tuple[Tensor, ...]:
         """Run a chunk from the stream's state; every output has all steps."""
         assert context.states is not None
         batch, time, _ = x.shape
-        h, c = context.states[context.node]
-        y = np.empty((batch, time, self.cell.output_size), dtype=x.dtype)
-        hs, cs = np.empty_like(y), np.empty((batch, time, self.cell.hidden_size), dtype=x.dtype)
-        # The core returns the state of the last step alone: where it is wanted after each step, the chunk is one step.
-        chunk = 1 if self.return_state else max(time, 1)
+        options, cell = self.options, self.recurrence
+        states = self._from_stream(context.states[context.node])
+        y = np.empty((batch, time, cell.output_size), dtype=x.dtype)
+        all_states = [np.empty((batch, time, size), dtype=x.dtype) for size in cell.state_sizes]
+        # The state of the last step alone is returned: where it is wanted after each step, the chunk is one step.
+        chunk = 1 if options.return_state else max(time, 1)
         for first in range(0, time, chunk):
             now = slice(first, first + chunk)
-            before, now_mask = h, None if mask is None else np.ascontiguousarray(mask[:, now])
-            now_y, h, c = _run(
-                self.lstm, np.ascontiguousarray(x[:, now]), (h, c), now_mask, context, zero_masked=self.zero_masked
+            before, now_mask = states, None if mask is None else np.ascontiguousarray(mask[:, now])
+            now_y, states = _run(
+                self.runner, np.ascontiguousarray(x[:, now]), states, now_mask, context, zero_masked=options.zero_masked
             )
-            if not self.zero_masked:
-                _repeat_before(now_y, now_mask, before[0])
+            if not options.zero_masked:
+                _repeat_before(now_y, now_mask, before[cell.output_state])
             y[:, now] = now_y
-            if self.return_state:
-                hs[:, first], cs[:, first] = h[0], c[0]
-        context.new_states[context.node] = (h, c)
-        output = Tensor(y, mask if self.return_sequences else None)
-        return (output, Tensor(hs), Tensor(cs)) if self.return_state else (output,)
+            if options.return_state:
+                for target, state in zip(all_states, states, strict=True):
+                    target[:, first] = state
+        context.new_states[context.node] = self._to_stream(states)
+        output = Tensor(y, mask if options.return_sequences else None)
+        return (output, *map(Tensor, all_states)) if options.return_state else (output,)
+
+    def _to_stream(self, states: States) -> State:
+        """Return the states in the form in which a stream carries them: the batch is axis 1."""
+        return tuple(state[None] for state in states)
+
+    def _from_stream(self, state: State) -> States:
+        return tuple(array[0] for array in state)
 
     def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
-        if self.go_backwards:
+        if self.options.go_backwards:
             raise UnsupportedModelError("go_backwards=True begins at the end of the sequence")
         if len(shapes) > 1:
             raise UnsupportedModelError("its initial state is computed by the model from whole sequences")
-        return (self.return_sequences, False, False) if self.return_state else (self.return_sequences,)
+        states = len(self.recurrence.state_sizes) if self.options.return_state else 0
+        return (self.options.return_sequences, *(False,) * states)
 
     def initial_state(self, batch: int, shapes: Sequence[Shape]) -> State:
         assert self.numerics is not None
-        return tuple(
-            np.zeros((1, batch, size), dtype=self.numerics.dtype)
-            for size in (self.cell.output_size, self.cell.hidden_size)
-        )
+        sizes = self.recurrence.state_sizes
+        return self._to_stream(tuple(np.zeros((batch, size), dtype=self.numerics.dtype) for size in sizes))
 
 
-class BidirectionalLSTM(_Recurrent):
-    """Two LSTM cells over time, with the semantics of Keras's Bidirectional layer.
+class LSTMLayer(RecurrentLayer):
+    """LSTM cells over time: Keras's LSTM layer, or its RNN layer with LSTM cells of one size behind one another.
 
-    Inputs: the sequence and, if given, h0 and c0 of the forward cell, then of the backward cell. Outputs: the
-    merged output, or that of each cell if the merge mode is None; then h and c of each if the state is
-    returned.
+    A stream carries (h, c), each (cells, batch, size).
+
+    Parameters
+    ----------
+    recurrence
+        The cells.
+    options, kind, name
+        As in :class:`RecurrentLayer`.
+    """
+
+    recurrence: LSTMCells
+    runner: LSTMRunner
+
+    def __init__(
+        self, recurrence: LSTMCells, options: RecurrentOptions, *, kind: str = "LSTM", name: str | None = None
+    ) -> None:
+        super().__init__(recurrence, options, kind=kind, name=name)
+
+    @property
+    def lstm(self) -> LSTM:
+        """The packed LSTM."""
+        return self.runner.lstm
+
+    def _to_stream(self, states: States) -> State:
+        return stacked(states)
+
+    def _from_stream(self, state: State) -> States:
+        return unstacked(state)
+
+
+class BidirectionalLayer(_Recurrent):
+    """Two recurrent layers over time, with the semantics of Keras's Bidirectional layer.
+
+    Inputs: the sequence and, if given, the initial states of the forward layer, then of the backward one. Outputs:
+    the merged output, or that of each layer if the merge mode is None; then the states of both if they are returned.
 
     Parameters
     ----------
     forward, backward
-        The cells. Outputs of both are aligned with time.
+        The layers; either may be the one that runs time backward. If it is the forward one, all sequences come out
+        reversed.
     merge_mode
         ``"concat"``, ``"sum"``, ``"mul"``, ``"ave"`` or None.
-    return_sequences, return_state
-        As in Keras.
-    flipped
-        Whether the forward cell is the one that runs time backward: all sequences come out reversed then.
     zero_masked
-        Whether masked steps give zeros instead of the previous output.
-    unrolled
-        As in :class:`LSTMLayer`, of the cell that runs time backward.
-    mask_with_state
-        As in :class:`LSTMLayer`.
+        Whether masked steps give zeros instead of the previous output, whatever the two layers were told.
     name
         The layer's name; a model gives it one if None.
+
+    Raises
+    ------
+    FormatError
+        If the two layers do not fit together.
     """
 
     kind = "Bidirectional"
-    _prepared: ClassVar[tuple[str, ...]] = ("_stacks",)
+    _prepared: ClassVar[tuple[str, ...]] = ("_pair",)
 
     def __init__(
         self,
-        forward: CellWeights,
-        backward: CellWeights,
+        forward: RecurrentLayer,
+        backward: RecurrentLayer,
         *,
         merge_mode: MergeMode | None = "concat",
-        return_sequences: bool = False,
-        return_state: bool = False,
-        flipped: bool = False,
         zero_masked: bool = False,
-        unrolled: bool = False,
-        mask_with_state: bool = True,
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        if merge_mode not in ("concat", "sum", "mul", "ave", None):
-            raise UnsupportedModelError(
-                f"merge_mode: expected 'concat', 'sum', 'mul', 'ave' or None, found {merge_mode!r}"
-            )
-        if forward.input_size != backward.input_size:
+        first, second = forward.recurrence, backward.recurrence
+        if first.input_size != second.input_size:
             raise FormatError(
-                f"its cells take {forward.input_size} and {backward.input_size} features, expected the same number"
+                f"its cells take {first.input_size} and {second.input_size} features, expected the same number"
             )
-        if merge_mode in ("sum", "mul", "ave") and forward.output_size != backward.output_size:
+        if merge_mode in ("sum", "mul", "ave") and first.output_size != second.output_size:
             raise FormatError(
-                f"merge_mode {merge_mode!r}: expected cells of one size, found {forward.output_size} and "
-                f"{backward.output_size} units"
+                f"merge_mode {merge_mode!r}: expected cells of one size, found {first.output_size} and "
+                f"{second.output_size} units"
             )
-        self.forward, self.backward = forward, backward
+        for option in ("return_sequences", "return_state", "go_backwards"):
+            same = getattr(forward.options, option) == getattr(backward.options, option)
+            if same is (option == "go_backwards"):
+                raise FormatError(
+                    f"expected {option} to be {'different' if same else 'the same'} in its two layers, found "
+                    f"{getattr(forward.options, option)!r} and {getattr(backward.options, option)!r}"
+                )
+        self.forward, self.backward = (
+            _with_options(layer, dataclasses.replace(layer.options, zero_masked=zero_masked))
+            for layer in (forward, backward)
+        )
         self.merge_mode: MergeMode | None = merge_mode
-        self.return_sequences, self.return_state = return_sequences, return_state
-        self.flipped, self.zero_masked = flipped, zero_masked
-        self.unrolled, self.mask_with_state = unrolled, mask_with_state
-        self._stacks: tuple[LSTM, ...]
+        self._pair: LSTMRunner | None
 
     @property
-    def one_stack(self) -> bool:
-        """Whether both cells fit in one bidirectional stack."""
-        sizes = {(cell.hidden_size, cell.output_size) for cell in (self.forward, self.backward)}
-        return len(sizes) == 1 and not self.flipped
+    def options(self) -> RecurrentOptions:
+        """Those of the forward layer."""
+        return self.forward.options
+
+    def one_stack(self) -> LSTMCells | None:
+        """Return both layers as the two directions of one LSTM, if that is what they are."""
+        pair = [layer.recurrence for layer in (self.forward, self.backward)]
+        cells = [part.cells[0] for part in pair if isinstance(part, LSTMCells) and len(part.cells) == 1]
+        fits = len({(cell.hidden_size, cell.output_size) for cell in cells}) == 1 and len(cells) == 2
+        if not fits or self.options.go_backwards or self.backward.options.zeroed_by_other_end:
+            return None
+        return LSTMCells(cells, bidirectional=True)
 
     def weights(self) -> dict[str, Array]:
-        cells = {"forward": self.forward, "backward": self.backward}
-        return {f"{place}_{name}": array for place, cell in cells.items() for name, array in cell.arrays().items()}
+        layers = {"forward": self.forward, "backward": self.backward}
+        return {f"{place}_{name}": array for place, layer in layers.items() for name, array in layer.weights().items()}
 
     def memory_bytes(self) -> int:
-        packed = sum(stack.memory_bytes() for stack in self._stacks) if self.numerics is not None else 0
-        return super().memory_bytes() + packed
+        if self.numerics is not None and self._pair is not None:
+            return super().memory_bytes() + self._pair.memory_bytes
+        return self.forward.memory_bytes() + self.backward.memory_bytes()
 
     def _prepare(self, numerics: Numerics) -> None:
-        if self.one_stack:
-            self._stacks = (numerics.lstm(LSTMWeights(((self.forward, self.backward),), "bidirectional")),)
-            return
-        directions: tuple[Direction, Direction] = ("reverse", "forward") if self.flipped else ("forward", "reverse")
-        self._stacks = tuple(
-            numerics.lstm(LSTMWeights(((cell,),), direction))
-            for cell, direction in zip((self.forward, self.backward), directions, strict=True)
-        )
+        stack = self.one_stack()
+        self._pair = None if stack is None else stack.prepare(numerics)
+        if stack is None:
+            self.forward, self.backward = self.forward.prepare(numerics), self.backward.prepare(numerics)
 
     def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-        batch, time, _ = self._sequence(shapes, self.forward.input_size, 4)
-        cells = (self.forward, self.backward)
-        state_sizes = [size for cell in cells for size in (cell.output_size, cell.hidden_size)]
-        self._check_initial(shapes, state_sizes)
-        lead: Shape = (batch, time) if self.return_sequences else (batch,)
+        options, cells = self.options, (self.forward.recurrence, self.backward.recurrence)
+        state_sizes = [size for cell in cells for size in cell.state_sizes]
+        batch, time, _ = self._sequence(shapes, cells[0].input_size, state_sizes)
+        lead: Shape = (batch, time) if options.return_sequences else (batch,)
         sizes = [cell.output_size for cell in cells]
         if self.merge_mode is not None:
             sizes = [sum(sizes)] if self.merge_mode == "concat" else sizes[:1]
-        outputs: list[Shape] = [(*lead, size) for size in sizes]
-        if self.return_state:
-            outputs += [(batch, size) for size in state_sizes]
-        return tuple(outputs)
+        states: list[Shape] = [(batch, size) for size in state_sizes] if options.return_state else []
+        return (*((*lead, size) for size in sizes), *states)
 
     def call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
-        x, mask = inputs[0]
-        initial = [tensor.values for tensor in inputs[1:]]
-        used = mask if not initial or self.mask_with_state or context.explicit_mask else None
-        both, (forward, backward), states = self._outputs(x, initial, used, context)
-        output_mask = mask if self.return_sequences else None
-        if self.merge_mode == "concat" and both is not None:
-            merged: list[Array] = [both]
-        else:
-            with np.errstate(all="ignore"):
-                combined = merge(forward, backward, self.merge_mode)
-            merged = [combined] if isinstance(combined, np.ndarray) else list(combined)
+        (x, mask), options = inputs[0], self.options
+        initial = tuple(tensor.values for tensor in inputs[1:])
+        merged, states = self._outputs(x, initial, options.mask_for(mask, initial, context), context)
+        output_mask = mask if options.return_sequences else None
         outputs = [Tensor(np.ascontiguousarray(values), output_mask) for values in merged]
-        return (*outputs, *(Tensor(state) for state in states)) if self.return_state else tuple(outputs)
+        return (*outputs, *map(Tensor, states)) if options.return_state else tuple(outputs)
 
     def _outputs(
-        self, x: Array, initial: Sequence[Array], mask: Mask | None, context: Context
-    ) -> tuple[Array | None, tuple[Array, Array], list[Array]]:
-        """Return both outputs side by side if they come so, each of them, and h, c of each."""
-        by_other_end = self.unrolled and self.zero_masked and self.return_sequences
-        zero_masked = self.zero_masked and not by_other_end
-
-        def run(lstm: LSTM, state: tuple[Array, Array] | None) -> tuple[Array, Array, Array]:
-            return _run(lstm, x, state, mask, context, zero_masked=zero_masked, sequences=self.return_sequences)
-
-        both: Array | None = None
-        sides: list[Array] = []
-        states: list[Array] = []
-        if self.one_stack:
-            state = (np.stack(initial[::2]), np.stack(initial[1::2])) if initial else None
-            both, h, c = run(self._stacks[0], state)
-            size = self.forward.output_size
-            sides, states = [both[..., :size], both[..., size:]], [h[0], c[0], h[1], c[1]]
+        self, x: Array, initial: States, mask: Mask | None, context: Context
+    ) -> tuple[Sequence[Array], States]:
+        """Return the merged output, or both, and the states of both."""
+        options = self.options
+        if self._pair is not None:
+            both, states = _run(
+                self._pair,
+                x,
+                initial,
+                mask,
+                context,
+                zero_masked=options.zero_masked,
+                sequences=options.return_sequences,
+            )
+            if self.merge_mode == "concat":
+                return [both], states
+            size = self.forward.recurrence.output_size
+            sides = [both[..., :size], both[..., size:]]
         else:
-            for place, lstm in enumerate(self._stacks):
-                pair = initial[2 * place : 2 * place + 2]
-                y, h, c = run(lstm, (pair[0][None], pair[1][None]) if pair else None)
-                sides.append(y)
-                states += [h[0], c[0]]
-        if by_other_end and mask is not None:
-            both = None
-            # The cell that runs time backward is the second, unless the two are flipped.
-            sides = [_zeroed(y, mask, flipped=(place == 1) != self.flipped) for place, y in enumerate(sides)]
-        if self.flipped and self.return_sequences:
-            sides = [_flipped(y) for y in sides]
-        return both, (sides[0], sides[1]), states
+            half = len(self.forward.recurrence.state_sizes) if initial else 0
+            y, states = self.forward.run(x, initial[:half], mask, context)
+            back_y, back_states = self.backward.run(x, initial[half:], mask, context)
+            sides, states = [y, back_y], states + back_states
+            if options.go_backwards and options.return_sequences:
+                sides = [_flipped(side) for side in sides]
+        with np.errstate(all="ignore"):
+            combined = merge(sides[0], sides[1], self.merge_mode)
+        return ([combined] if isinstance(combined, np.ndarray) else combined), states
 
     def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
         raise UnsupportedModelError("its backward half begins at the end of the sequence")
+
+
+def _with_options(layer: RecurrentLayer, options: RecurrentOptions) -> RecurrentLayer:
+    changed = copy.copy(layer)
+    changed.options = options
+    return changed
 
 
 class LSTMStack(_Recurrent):
@@ -410,20 +470,20 @@ class LSTMStack(_Recurrent):
             return np.asarray(merge(y[..., :size], y[..., size:], self.lstm.merge_mode))
 
     def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-        batch, time, _ = self._sequence(shapes, self.lstm.input_size, 0)
+        batch, time, _ = self._sequence(shapes, self.lstm.input_size, ())
         return ((batch, time, self._output_size),)
 
     def call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
         x, mask = inputs[0]
         zero_masked = self.lstm.zero_masked
         if context.states is None:
-            y, _, _ = _run(self.lstm, x, None, mask, context, zero_masked=zero_masked)
+            y, _ = _run(LSTMRunner(self.lstm), x, (), mask, context, zero_masked=zero_masked)
             return (Tensor(self._merged(y), mask),)
-        h, c = before = context.states[context.node]
-        y, h, c = _run(self.lstm, x, (h, c), mask, context, zero_masked=zero_masked)
+        before = unstacked(context.states[context.node])
+        y, states = _run(LSTMRunner(self.lstm), x, before, mask, context, zero_masked=zero_masked)
         if not zero_masked:
-            _repeat_before(y, mask, before[0][-1])
-        context.new_states[context.node] = (h, c)
+            _repeat_before(y, mask, before[-2])
+        context.new_states[context.node] = stacked(states)
         return (Tensor(y, mask),)
 
     def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
@@ -464,8 +524,9 @@ class FinalHidden(LSTMStack):
             ((y, _),) = super().call(inputs, context)
             return (Tensor(y),)
         x, mask = inputs[0]
-        _, h, _ = _run(self.lstm, x, None, mask, context, zero_masked=False, sequences=False)
-        last = np.ascontiguousarray(h[-self.lstm.num_directions :].swapaxes(0, 1))
+        _, states = _run(LSTMRunner(self.lstm), x, (), mask, context, zero_masked=False, sequences=False)
+        h, _ = stacked(states[-2 * self.lstm.num_directions :])
+        last = np.ascontiguousarray(h.swapaxes(0, 1))
         return (Tensor(self._merged(last.reshape(x.shape[0], -1))),)
 
     def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:

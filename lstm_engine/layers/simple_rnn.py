@@ -1,7 +1,7 @@
 """The simple recurrent cell (Elman 1990) as a plain function over arrays.
 
-With ``x`` the input of a step and ``h`` the state before it, ``h' = activation(x @ kernel + h @ recurrent_kernel + bias)``
-is the state after it and the output.
+With ``x`` the input of a step and ``h`` the state before it, the state after it, which is also the output, is
+``activation(x @ kernel + h @ recurrent_kernel + bias)``.
 """
 
 from __future__ import annotations
