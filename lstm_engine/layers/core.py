@@ -17,7 +17,7 @@ from .base import Array, Context, Layer, Pointwise, Shape, Tensor, frozen_copy
 from .functions import LayerActivation, LogSoftmax, Softmax, as_layer_activation, split_activation
 from .numerics import LinearMap, Numerics
 
-__all__ = ["Activate", "Dense", "Embedding", "Identity", "Masking"]
+__all__ = ["Activate", "Dense", "Embedding", "Identity", "Masking", "PReLU"]
 
 
 def _weight(value: ArrayLike, name: str, axes: tuple[int | str, ...]) -> Array:
@@ -70,7 +70,7 @@ class Dense(Pointwise):
     def from_torch(
         cls,
         source: Any,
-        prefix: str = "",
+        prefix: str | None = None,
         activation: Any = None,
         *,
         limits: Limits | None = None,
@@ -83,17 +83,17 @@ class Dense(Pointwise):
         source
             Path of a ``.pt`` or ``.safetensors`` file, a state dict, or the ``nn.Linear`` itself.
         prefix
-            Name of the layer in the state dict, such as ``"fc"``.
+            Name of the layer in the state dict, such as ``"fc"``; None if there is only one.
         activation
             As in :class:`Dense`: a state dict does not say what follows the layer.
         limits, allow_nonfinite
             As in :func:`lstm_engine.load`.
         """
-        from lstm_engine.formats.torch_lstm import linear_weights_from_torch
+        from lstm_engine.formats.torch_layers import linear_weights_from_torch
 
         with reading(limits, allow_nonfinite):
             kernel, bias = linear_weights_from_torch(source, prefix, allow_nonfinite=allow_nonfinite)
-            return cls(kernel, bias, activation, name=prefix.rpartition(".")[2] or None)
+            return cls(kernel, bias, activation, name=(prefix or "").rpartition(".")[2] or None)
 
     @property
     def in_features(self) -> int:
@@ -165,7 +165,7 @@ class Embedding(Layer):
 
     @classmethod
     def from_torch(
-        cls, source: Any, prefix: str = "", *, limits: Limits | None = None, allow_nonfinite: bool = False
+        cls, source: Any, prefix: str | None = None, *, limits: Limits | None = None, allow_nonfinite: bool = False
     ) -> Embedding:
         """Return the layer of a ``torch.nn.Embedding``.
 
@@ -174,15 +174,15 @@ class Embedding(Layer):
         source
             Path of a ``.pt`` or ``.safetensors`` file, a state dict, or the ``nn.Embedding`` itself.
         prefix
-            Name of the layer in the state dict, such as ``"embed"``.
+            Name of the layer in the state dict, such as ``"embed"``; None if there is only one.
         limits, allow_nonfinite
             As in :func:`lstm_engine.load`.
         """
-        from lstm_engine.formats.torch_lstm import embedding_weights_from_torch
+        from lstm_engine.formats.torch_layers import embedding_weights_from_torch
 
         with reading(limits, allow_nonfinite):
             table = embedding_weights_from_torch(source, prefix, allow_nonfinite=allow_nonfinite)
-            return cls(table, name=prefix.rpartition(".")[2] or None)
+            return cls(table, name=(prefix or "").rpartition(".")[2] or None)
 
     def weights(self) -> dict[str, Array]:
         return {"embeddings": self.table}
@@ -297,6 +297,49 @@ class Activate(Pointwise):
     def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
         if self._axis is not None and self._axis % len(shapes[0]) == 1:
             raise UnsupportedModelError(f"a {self.kind} over the time axis needs the whole sequence")
+        return (True,)
+
+
+class PReLU(Pointwise):
+    """``x`` where it is positive, else ``alpha * x`` with a slope for each place of a row (He et al. 2015).
+
+    Parameters
+    ----------
+    alpha
+        Slopes, of the shape of a row; size 1 for an axis that shares them.
+    name
+        The layer's name; a model gives it one if None.
+    """
+
+    kind = "PReLU"
+    _prepared: ClassVar[tuple[str, ...]] = ("_alpha",)
+
+    def __init__(self, alpha: Array, *, name: str | None = None) -> None:
+        super().__init__(name)
+        self.alpha = frozen_copy(alpha)
+        self._alpha: Array
+
+    def weights(self) -> dict[str, Array]:
+        return {"alpha": self.alpha}
+
+    def _prepare(self, numerics: Numerics) -> None:
+        self._alpha = frozen_copy(self.alpha, numerics.dtype)
+
+    def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+        row, alpha = shapes[0][1:], self.alpha.shape
+        if len(row) != len(alpha) or any(a not in (1, b) for a, b in zip(alpha, row, strict=True) if b is not None):
+            raise FormatError(f"its alpha has shape {alpha}, its input has shape {shapes[0]}")
+        return (shapes[0],)
+
+    def apply(self, values: Array) -> Array:
+        if any(a not in (1, b) for a, b in zip(self.alpha.shape, values.shape[1:], strict=True)):
+            raise ShapeError(f"input of {self.name}: expected a row of shape {self.alpha.shape}, found {values.shape}")
+        zero = np.zeros((), values.dtype)
+        return np.asarray(np.maximum(values, zero) + self._alpha * np.minimum(values, zero))
+
+    def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
+        if self.alpha.shape[0] != 1 and self.alpha.ndim > 1:
+            raise UnsupportedModelError("it has slopes of its own for each step of a sequence of fixed length")
         return (True,)
 
 

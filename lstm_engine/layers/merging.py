@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
-from lstm_engine.errors import FormatError, UnsupportedModelError
+from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
 
 from .base import Array, Context, Layer, Mask, Shape, Tensor, same_shape
+from .normalization import unit_norm
 
-__all__ = ["MERGES", "Concatenate", "Merge", "broadcast_shapes", "concatenated_shape"]
+__all__ = ["MERGES", "Concatenate", "Dot", "Merge", "broadcast_shapes", "concatenated_shape", "matmul"]
 
 
 def _add(left: Array, right: Array) -> Array:
@@ -258,3 +260,58 @@ class Concatenate(Layer):
         if self.axis % len(shapes[0]) == 1:
             raise UnsupportedModelError("it puts sequences one behind the other in time")
         return (True,)
+
+
+def matmul(left: Array, right: Array) -> Array:
+    """Return ``left @ right``, row by row of the batch, in the dtype of ``left``.
+
+    The sums are in float64 and rounded once: a product of two results has no packed weights that the core could use.
+    """
+    product = np.matmul(left.astype(np.float64, copy=False), right.astype(np.float64, copy=False))
+    return np.asarray(product.astype(left.dtype, copy=False))
+
+
+class Dot(Layer):
+    """Products of two inputs, summed over one axis of each; the output carries no mask.
+
+    Parameters
+    ----------
+    axes
+        The axis of each input.
+    least_norm
+        None, or: both inputs are divided by their L2 norm over the axis, or by this number if it is greater.
+    name
+        The layer's name; a model gives it one if None.
+    """
+
+    kind = "Dot"
+
+    def __init__(self, axes: tuple[int, int], *, least_norm: float | None = None, name: str | None = None) -> None:
+        super().__init__(name)
+        self.axes, self.least_norm = axes, least_norm
+
+    def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+        if len(shapes) != 2:
+            raise FormatError(f"expected 2 inputs, found {len(shapes)}")
+        for axis, shape in zip(self.axes, shapes, strict=True):
+            if not -len(shape) <= axis < len(shape) or axis % len(shape) == 0:
+                raise FormatError(f"axis {axis} is no axis of an input of shape {shape}, the batch excluded")
+        same_shape(*((shape[axis],) for axis, shape in zip(self.axes, shapes, strict=True)))
+        first, second = (
+            [size for place, size in enumerate(shape) if place not in (0, axis % len(shape))]
+            for axis, shape in zip(self.axes, shapes, strict=True)
+        )
+        return ((shapes[0][0], *((first + second) or [1])),)
+
+    def call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
+        arrays = [tensor.values for tensor in inputs]
+        sizes = [array.shape[axis] for axis, array in zip(self.axes, arrays, strict=True)]
+        if sizes[0] != sizes[1]:
+            raise ShapeError(f"inputs of {self.name}: expected axes of one size, found {sizes[0]} and {sizes[1]}")
+        if self.least_norm is not None:
+            arrays = [unit_norm(one, (axis,), self.least_norm) for axis, one in zip(self.axes, arrays, strict=True)]
+        # (batch, rest, summed) of each, the rest in one axis.
+        moved = [np.moveaxis(one, axis, -1) for axis, one in zip(self.axes, arrays, strict=True)]
+        left, right = (one.reshape(len(one), math.prod(one.shape[1:-1]), one.shape[-1]) for one in moved)
+        shape = (*moved[0].shape[1:-1], *moved[1].shape[1:-1]) or (1,)
+        return (Tensor(np.ascontiguousarray(matmul(left, right.swapaxes(1, 2)).reshape(len(left), *shape))),)

@@ -1,4 +1,4 @@
-"""Batch normalization at inference, and layer normalization."""
+"""Normalization: by moving statistics, by given ones, of a row by itself, and scaling by numbers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from lstm_engine.errors import FormatError, UnsupportedModelError
+from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
 
 from .base import Array, Pointwise, Shape, frozen_copy
 from .numerics import LinearMap, Numerics
 
-__all__ = ["BatchNormalization", "LayerNormalization"]
+__all__ = ["BatchNormalization", "LayerNormalization", "Normalization", "Rescaling", "UnitNormalization", "unit_norm"]
 
 
 def _named(**arrays: Array | None) -> dict[str, Array]:
@@ -194,5 +194,164 @@ class LayerNormalization(Pointwise):
 
     def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
         if 1 in self._rising(len(shapes[0])):
+            raise UnsupportedModelError("it normalizes over the time axis and needs the whole sequence")
+        return (True,)
+
+
+class Normalization(Pointwise):
+    """``(x - mean) / max(sqrt(variance), 1e-7)`` with statistics of the data, or the way back.
+
+    Parameters
+    ----------
+    mean, variance
+        Statistics: of the sizes of ``axes`` in rising order, or of what is broadcast to that.
+    axes
+        Axes with statistics of their own; the batch axis is none of them.
+    invert
+        Whether it is ``mean + x * max(sqrt(variance), 1e-7)``.
+    name
+        The layer's name; a model gives it one if None.
+    """
+
+    kind = "Normalization"
+    _prepared: ClassVar[tuple[str, ...]] = ("_mean", "_scale")
+
+    def __init__(
+        self,
+        mean: Array,
+        variance: Array,
+        *,
+        axes: Sequence[int] = (-1,),
+        invert: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.mean, self.variance = frozen_copy(mean), frozen_copy(variance)
+        self.axes, self.invert = tuple(int(axis) for axis in axes), invert
+        self._mean: Array
+        self._scale: Array
+        if self.mean.shape != self.variance.shape or self.mean.ndim > len(self.axes):
+            raise FormatError(
+                f"expected a mean and a variance of one shape with at most {len(self.axes)} axes, found "
+                f"{self.mean.shape} and {self.variance.shape}"
+            )
+        if (self.variance < 0.0).any():
+            raise UnsupportedModelError("variance: expected numbers that are not negative, found less than zero")
+
+    def weights(self) -> dict[str, Array]:
+        return {"mean": self.mean, "variance": self.variance}
+
+    def _prepare(self, numerics: Numerics) -> None:
+        # 1e-7 is the framework's own smallest deviation.
+        deviation = np.maximum(np.sqrt(self.variance.astype(np.float64)), 1e-7)
+        self._mean = frozen_copy(self.mean, numerics.dtype)
+        self._scale = frozen_copy(deviation, numerics.dtype)
+
+    def _over(self, rank: int) -> tuple[int, ...]:
+        """Return the shape by which the statistics are broadcast over an input of ``rank``."""
+        places = sorted({axis % rank for axis in self.axes})
+        shape = [1] * rank
+        for place, size in zip(reversed(places), reversed(self.mean.shape), strict=False):
+            shape[place] = size
+        return tuple(shape)
+
+    def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+        shape = shapes[0]
+        rank = len(shape)
+        if any(not -rank <= axis < rank or axis % rank == 0 for axis in self.axes):
+            raise FormatError(f"axis {self.axes} are no axes of an input of shape {shape}, the batch excluded")
+        if any(a not in (1, b) for a, b in zip(self._over(rank), shape, strict=True) if b is not None):
+            raise FormatError(f"its mean has shape {self.mean.shape}, its input has shape {shape}")
+        return (shape,)
+
+    def apply(self, values: Array) -> Array:
+        shape = self._over(values.ndim)
+        if any(a not in (1, b) for a, b in zip(shape, values.shape, strict=True)):
+            raise ShapeError(f"input of {self.name}: expected sizes {shape} where not 1, found shape {values.shape}")
+        mean, scale = self._mean.reshape(shape), self._scale.reshape(shape)
+        return np.asarray(mean + values * scale if self.invert else (values - mean) / scale)
+
+    def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
+        if self._over(len(shapes[0]))[1] != 1:
+            raise UnsupportedModelError("it normalizes each step of a sequence of fixed length by numbers of its own")
+        return (True,)
+
+
+class Rescaling(Pointwise):
+    """``x * scale + offset``.
+
+    Parameters
+    ----------
+    scale, offset
+        Numbers, or arrays of the last axis's size.
+    name
+        The layer's name; a model gives it one if None.
+    """
+
+    kind = "Rescaling"
+
+    def __init__(self, scale: Array, offset: Array, *, name: str | None = None) -> None:
+        super().__init__(name)
+        self.scale, self.offset = frozen_copy(scale), frozen_copy(offset)
+        if self.scale.ndim > 1 or self.offset.ndim > 1:
+            raise UnsupportedModelError(
+                f"expected numbers or one for each feature, found scale {self.scale.shape}, offset {self.offset.shape}"
+            )
+
+    def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+        sizes = {size for array in (self.scale, self.offset) for size in array.shape} - {1}
+        if len(sizes | {shapes[0][-1]} - {None}) > 1 and sizes:
+            raise FormatError(
+                f"its scale has shape {self.scale.shape}, its offset {self.offset.shape}, its input {shapes[0]}"
+            )
+        return (shapes[0],)
+
+    def apply(self, values: Array) -> Array:
+        scale, offset = self.scale.astype(values.dtype), self.offset.astype(values.dtype)
+        return np.asarray(values * scale + offset)
+
+
+def unit_norm(values: Array, axes: Sequence[int], least: float) -> Array:
+    """Return ``values / max(norm, least)`` with the L2 norm over ``axes``; computed in float64, rounded once."""
+    places = tuple(sorted({axis % values.ndim for axis in axes}))
+    last = tuple(range(values.ndim - len(places), values.ndim))
+    moved = np.moveaxis(values, places, last).astype(np.float64)
+    rows = moved.reshape(*moved.shape[: last[0]], -1)
+    # A product of each row with itself: its order of adding depends on the row's length alone.
+    squares = np.matmul(rows[..., None, :], rows[..., :, None])[..., 0]
+    unit = (rows / np.maximum(np.sqrt(squares), least)).reshape(moved.shape)
+    return np.ascontiguousarray(np.moveaxis(unit, last, places).astype(values.dtype))
+
+
+class UnitNormalization(Pointwise):
+    """Rows of length one: ``x / max(norm, least)`` with the L2 norm over some axes.
+
+    Parameters
+    ----------
+    axes
+        The axes; the batch axis is none of them.
+    least
+        Smallest norm that is divided by.
+    name
+        The layer's name; a model gives it one if None.
+    """
+
+    kind = "UnitNormalization"
+
+    def __init__(self, axes: Sequence[int] = (-1,), *, least: float = 1e-12, name: str | None = None) -> None:
+        super().__init__(name)
+        self.axes, self.least = tuple(int(axis) for axis in axes), float(least)
+
+    def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+        rank = len(shapes[0])
+        if not self.axes or any(not -rank <= axis < rank or axis % rank == 0 for axis in self.axes):
+            raise FormatError(f"axis {self.axes} are no axes of an input of shape {shapes[0]}, the batch excluded")
+        return (shapes[0],)
+
+    def apply(self, values: Array) -> Array:
+        return unit_norm(values, self.axes, self.least)
+
+    def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
+        if any(axis % len(shapes[0]) == 1 for axis in self.axes):
             raise UnsupportedModelError("it normalizes over the time axis and needs the whole sequence")
         return (True,)

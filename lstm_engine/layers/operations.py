@@ -19,6 +19,7 @@ OPERATIONS: Final[dict[str, range]] = {
     "All": range(1, 2),
     "Any": range(1, 2),
     "Concatenate": range(1, 1 << 16),
+    "ConvertToTensor": range(1, 2),
     "ExpandDims": range(1, 2),
     "LogicalAnd": range(2, 3),
     "LogicalOr": range(2, 3),
@@ -114,6 +115,8 @@ class Operation(Layer):
             case "NotEqual":
                 other: Any = arrays[1] if len(arrays) > 1 else first.dtype.type(self.operand)
                 return np.asarray(first != other)
+            case "ConvertToTensor":
+                return first
             case "OnesLike":
                 return np.ones(first.shape, dtype=np.bool_)
             case _:

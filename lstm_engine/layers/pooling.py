@@ -1,4 +1,4 @@
-"""Global pooling over time."""
+"""Pooling over windows of time, and over all of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from lstm_engine.errors import FormatError, UnsupportedModelError
 
 from .base import Array, Context, Layer, Shape, Tensor
+from .windows import Windows
 
-__all__ = ["GlobalAveragePooling1D", "GlobalMaxPooling1D"]
+__all__ = ["AveragePooling1D", "GlobalAveragePooling1D", "GlobalMaxPooling1D", "MaxPooling1D"]
 
 
 class _GlobalPooling(Layer):
@@ -89,3 +90,57 @@ class GlobalMaxPooling1D(_GlobalPooling):
         for step in self._steps(values):
             np.maximum(greatest, step, out=greatest)
         return greatest
+
+
+class _WindowPooling(Layer):
+    """Pooling of each window of steps into one; a mask ends here, as in the framework.
+
+    Parameters
+    ----------
+    windows
+        Where the windows lie. Their padding counts for nothing.
+    name
+        The layer's name; a model gives it one if None.
+    """
+
+    def __init__(self, windows: Windows, *, name: str | None = None) -> None:
+        super().__init__(name)
+        self.windows = windows
+
+    def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+        channels = shapes[0][1 if self.windows.channels_first else -1]
+        return (self.windows.output_shape(shapes[0], channels),)
+
+    def call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
+        return (Tensor(self.windows.outwards(self._pool(self.windows.inwards(inputs[0].values)))),)
+
+    def _pool(self, values: Array) -> Array:
+        """Return (batch, windows, channels) of (batch, time, channels)."""
+        raise NotImplementedError
+
+
+class MaxPooling1D(_WindowPooling):
+    """The maximum of each window."""
+
+    kind = "MaxPooling1D"
+
+    def _pool(self, values: Array) -> Array:
+        first, *rest = self.windows.of(values, -np.inf, self.name)
+        greatest = first.copy()
+        for tap in rest:
+            np.maximum(greatest, tap, out=greatest)
+        return greatest
+
+
+class AveragePooling1D(_WindowPooling):
+    """The mean of the steps that each window has, padding not counted."""
+
+    kind = "AveragePooling1D"
+
+    def _pool(self, values: Array) -> Array:
+        taps = self.windows.of(values, 0.0, self.name)
+        total = np.zeros(taps[0].shape, dtype=np.float64)
+        for tap in taps:
+            total += tap
+        counted = self.windows.of(np.ones((1, values.shape[1], 1)), 0.0, self.name)
+        return np.asarray((total / sum(counted)).astype(values.dtype))

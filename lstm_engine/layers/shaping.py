@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import numpy as np
 
-from lstm_engine.errors import FormatError, UnsupportedModelError
+from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
 
 from .base import Array, Context, Layer, Shape, State, Tensor
+from .windows import MAX_STEPS
 
-__all__ = ["Flatten", "LastStep", "Permute", "RepeatVector", "Reshape"]
-
-#: Longest sequence that a RepeatVector may make: a number in a file must not decide over gigabytes.
-MAX_STEPS: Final = 1 << 20
+__all__ = [
+    "Cropping1D",
+    "Flatten",
+    "LastStep",
+    "Permute",
+    "RepeatVector",
+    "Reshape",
+    "UpSampling1D",
+    "ZeroPadding1D",
+]
 
 
 class _Reshaping(Layer):
@@ -162,6 +169,103 @@ class RepeatVector(_Reshaping):
 
     def apply(self, values: Array) -> Array:
         return np.repeat(values[:, None, :], self.steps, axis=1)
+
+
+class _Resizing(_Reshaping):
+    """A layer that makes a sequence longer or shorter.
+
+    Parameters
+    ----------
+    before, after
+        Steps at both ends.
+    channels_first
+        Whether time is axis 2 and not axis 1.
+    name
+        The layer's name; a model gives it one if None.
+    """
+
+    def __init__(self, before: int, after: int, *, channels_first: bool = False, name: str | None = None) -> None:
+        super().__init__(name)
+        self.before, self.after = int(before), int(after)
+        self.time_axis = 2 if channels_first else 1
+        if not (0 <= self.before <= MAX_STEPS and 0 <= self.after <= MAX_STEPS):
+            raise FormatError(f"expected from 0 to {MAX_STEPS} steps at each end, found {before} and {after}")
+
+    def steps(self, time: int) -> int:
+        """Return the length of the output for an input of ``time`` steps."""
+        raise NotImplementedError
+
+    def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+        shape = list(shapes[0])
+        if len(shape) != 3:
+            raise FormatError(f"expected an input of rank 3, found shape {shapes[0]}")
+        time = shape[self.time_axis]
+        if time is not None:
+            shape[self.time_axis] = self.steps(time)
+            if time and self.steps(time) <= 0:
+                raise FormatError(f"it takes away {self.before} and {self.after} steps of an input of {shapes[0]}")
+        return (tuple(shape),)
+
+
+class ZeroPadding1D(_Resizing):
+    """Steps of zeros before and after a sequence."""
+
+    kind = "ZeroPadding1D"
+
+    def steps(self, time: int) -> int:
+        return time + self.before + self.after
+
+    def apply(self, values: Array) -> Array:
+        ends = [(0, 0)] * values.ndim
+        ends[self.time_axis] = (self.before, self.after)
+        return np.pad(values, ends)
+
+
+class Cropping1D(_Resizing):
+    """A sequence without its first and last steps."""
+
+    kind = "Cropping1D"
+
+    def steps(self, time: int) -> int:
+        return time - self.before - self.after
+
+    def apply(self, values: Array) -> Array:
+        steps = self.steps(values.shape[1])
+        if steps <= 0:
+            raise ShapeError(
+                f"input of {self.name}: expected more than {self.before + self.after} steps, which are taken away; "
+                f"found {values.shape[1]}"
+            )
+        return values[:, self.before : self.before + steps]
+
+
+class UpSampling1D(_Reshaping):
+    """Each step several times.
+
+    Parameters
+    ----------
+    size
+        How often.
+    name
+        The layer's name; a model gives it one if None.
+    """
+
+    kind = "UpSampling1D"
+
+    def __init__(self, size: int, *, name: str | None = None) -> None:
+        super().__init__(name)
+        self.size = int(size)
+        if not 0 < self.size <= MAX_STEPS:
+            raise FormatError(f"size: expected a number from 1 to {MAX_STEPS}, found {size}")
+
+    def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+        batch, *rest = shapes[0]
+        if len(rest) != 2:
+            raise FormatError(f"expected an input of rank 3, found shape {shapes[0]}")
+        return ((batch, None if rest[0] is None else rest[0] * self.size, rest[1]),)
+
+    def apply(self, values: Array) -> Array:
+        return np.repeat(values, self.size, axis=1)
 
 
 class LastStep(Layer):
