@@ -438,9 +438,9 @@ class LSTM:
             that is stored.
         """
         dtype = self._core.dtype
-        unbatched = isinstance(x, np.ndarray) and x.ndim == 2
         if not isinstance(x, np.ndarray):
-            unbatched = np.ndim(as_float_array(x, "x", None, dtype)) == 2
+            x = as_float_array(x, "x", None, dtype)  # converted once: the call below then finds nothing to do
+        unbatched = x.ndim == 2
         axes: Axes = ("time", self.input_size)
         if not unbatched:
             axes = ("time", "batch", self.input_size) if time_major else ("batch", "time", self.input_size)

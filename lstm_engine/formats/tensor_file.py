@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from .limits import WAY_OUT, current_limits
 from .safetensors_file import read_safetensors_bytes
 from .torch_descriptions import UnsupportedTensor
 from .torch_file import read_torch_bytes
+from .torch_shards import read_index, read_shards
 
 __all__ = ["TensorFile", "flatten", "read_tensors"]
 
@@ -30,7 +32,8 @@ class TensorFile:
     path
         The file, or what else the tensors come from, for messages.
     format
-        ``"torch"`` (zip), ``"torch-legacy"`` (before PyTorch 1.6), ``"safetensors"`` or ``"mapping"``.
+        ``"torch"`` (zip), ``"torch-legacy"`` (before PyTorch 1.6), ``"safetensors"``, ``"shards"`` (an index and its
+        files) or ``"mapping"``.
     tensors
         Read-only arrays. A nested checkpoint's keys are joined with dots:
         ``{"state_dict": {"rnn.weight_ih_l0": ...}}`` gives ``state_dict.rnn.weight_ih_l0``.
@@ -53,7 +56,8 @@ def read_tensors(path: str | os.PathLike[str]) -> TensorFile:
     Parameters
     ----------
     path
-        The file.
+        The file; or the index of several, ``model.safetensors.index.json`` or ``pytorch_model.bin.index.json``, which
+        are then looked for beside it.
 
     Returns
     -------
@@ -72,6 +76,8 @@ def read_tensors(path: str | os.PathLike[str]) -> TensorFile:
     subject = os.fspath(path)
     head, file_bytes = read_head(path)
     kind = sniff(head, file_bytes)
+    if kind == "a JSON text" and (shards := read_index(Path(path), subject)) is not None:
+        return TensorFile(subject, "shards", *read_shards(Path(path).parent, shards, subject, _read_shard))
     if kind == "safetensors":
         tensors, unsupported, metadata = read_safetensors_bytes(read_whole(path), subject)
         return TensorFile(subject, kind, tensors, unsupported, metadata)
@@ -85,6 +91,13 @@ def read_tensors(path: str | os.PathLike[str]) -> TensorFile:
         }
         return TensorFile(subject, "torch" if kind == "zip" else kind, tensors, unsupported, plain)
     raise FormatError(f"{subject}: expected a file of torch.save or a safetensors file, found {kind}")
+
+
+def _read_shard(path: Path) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, str]]:
+    if sniff(*read_head(path)) == "a JSON text":
+        raise FormatError(f"{path}: expected a file of torch.save or a safetensors file, found a JSON text")
+    file = read_tensors(path)
+    return file.tensors, file.unsupported
 
 
 def flatten(source: Mapping[Any, Any], subject: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -160,7 +173,7 @@ class _Bearing:
 
     def of(self, value: Any, depth: int = 0) -> bool:
         if not isinstance(value, Mapping | list | tuple):
-            return isinstance(value, np.ndarray | UnsupportedTensor) or hasattr(value, "detach")
+            return isinstance(value, np.ndarray | UnsupportedTensor) or hasattr(value, "detach") or _is_packed(value)
         known = self._known.get(id(value))
         if known is not None:
             return known[1]
@@ -181,12 +194,19 @@ def _joined(name: str, key: object) -> str:
     return f"{name}.{part}" if name else part
 
 
+def _is_packed(value: Any) -> bool:
+    """Return whether ``value`` holds the weights of a quantized module in a form that only PyTorch can read."""
+    return type(value).__name__ == "ScriptObject" and type(value).__module__.startswith("torch")
+
+
 def _as_array(value: Any) -> NDArray[Any] | str | None:
     """Return the array of a tensor, or why there is none, or None if ``value`` is no tensor."""
     if isinstance(value, np.ndarray):
         return value
     if isinstance(value, UnsupportedTensor):
         return value.reason
+    if _is_packed(value):
+        return "it is packed for quantized kernels"
     if not (hasattr(value, "detach") and hasattr(value, "cpu") and hasattr(value, "dtype")):
         return None
     if getattr(value, "is_quantized", False):

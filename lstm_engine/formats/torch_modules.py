@@ -41,7 +41,8 @@ class TorchModule:
         Its path in the file, such as ``"encoder.rnn"``; empty for the top.
     kind
         ``"LSTM"``, ``"LSTMCell"``, ``"GRU"``, ``"GRUCell"``, ``"RNN"``, ``"RNNCell"``, ``"Linear"``, ``"Linear or
-        Embedding"`` (one matrix and no bias), ``"normalization"`` or ``"tensors"`` (anything else).
+        Embedding"`` (one matrix and no bias), ``"Conv1d"`` (a weight of three axes), ``"BatchNorm"`` (with running
+        statistics), ``"normalization"`` or ``"tensors"`` (anything else).
     shapes
         Shape of each of its own tensors by short name; None for one that cannot be read.
     layers, directions, input_size, hidden_size, projection_size
@@ -105,12 +106,18 @@ def find_modules(file: TensorFile) -> list[TorchModule]:
 def _module(name: str, shapes: dict[str, tuple[int, ...] | None]) -> TorchModule:
     if any(CELL_TENSOR.fullmatch(short) for short in shapes):
         return _recurrent(name, shapes)
-    weight = shapes.get("weight")
-    if weight is not None and len(weight) == 2 and shapes.keys() <= {"weight", "bias"}:
-        return TorchModule(name, "Linear" if "bias" in shapes else "Linear or Embedding", shapes)
-    if weight is not None and len(weight) == 1:
-        return TorchModule(name, "normalization", shapes)
-    return TorchModule(name, "tensors", shapes)
+    weight, bias = shapes.get("weight"), shapes.get("bias")
+    kind = "tensors"
+    if shapes.keys() <= {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}:
+        if "running_mean" in shapes and "running_var" in shapes:
+            kind = "BatchNorm"
+        elif weight is not None and (len(weight) == 1 or (len(weight) > 1 and bias == weight)):
+            kind = "normalization"
+        elif weight is not None and len(weight) == 2:
+            kind = "Linear" if "bias" in shapes else "Linear or Embedding"
+        elif weight is not None and len(weight) == 3:
+            kind = "Conv1d"
+    return TorchModule(name, kind, shapes)
 
 
 def _recurrent(name: str, shapes: dict[str, tuple[int, ...] | None]) -> TorchModule:
@@ -199,6 +206,7 @@ def choose(
     """
     wanted = set(kinds)
     fitting = [module for module in modules if module.kind in wanted]
+    hint = _hint(modules)
     if prefix is None:
         if len(fitting) == 1:
             return fitting[0]
@@ -209,9 +217,10 @@ def choose(
         recurrent = [module for module in modules if module.layers]
         if recurrent and what == "an LSTM":
             raise UnsupportedModelError(
-                f"{subject}: expected {what}, found only layers that are not implemented:\n{_listed(recurrent)}"
+                f"{subject}: expected {what}, found only other recurrent layers; take them with le.GRU or le.RNN:\n"
+                f"{_listed(recurrent)}"
             )
-        raise UnsupportedModelError(f"{subject}: expected {what}, found none; {_there_is(modules)}")
+        raise UnsupportedModelError(f"{subject}: expected {what}, found none; {_there_is(modules)}{hint}")
     path = prefix.rstrip(".")
     same = [module for module in modules if module.name == path]
     if not same:
@@ -220,7 +229,8 @@ def choose(
             same = [module for module in same if module.kind in wanted] or same
     if not same:
         raise UnsupportedModelError(
-            f"{subject}: expected {what} at prefix {prefix!r}, found nothing there; {_there_is(fitting or modules)}"
+            f"{subject}: expected {what} at prefix {prefix!r}, found nothing there; "
+            f"{_there_is(fitting or modules)}{hint}"
         )
     if len(same) > 1:
         raise UnsupportedModelError(
@@ -228,7 +238,8 @@ def choose(
             f"{_listed(same)}"
         )
     if same[0].kind not in wanted:
-        raise UnsupportedModelError(f"{subject}: expected {what} at prefix {prefix!r}, found {same[0].describe()}")
+        found = same[0].describe()
+        raise UnsupportedModelError(f"{subject}: expected {what} at prefix {prefix!r}, found {found}{hint}")
     return same[0]
 
 
@@ -241,3 +252,19 @@ def _listed(modules: Sequence[TorchModule]) -> str:
 
 def _there_is(modules: Sequence[TorchModule]) -> str:
     return f"there is:\n{_listed(modules)}" if modules else "the file holds no tensors"
+
+
+def _hint(modules: Iterable[TorchModule]) -> str:
+    """Return what to do about layers whose weights are there in a form that is not read; a line of its own."""
+    parts = {part for module in modules for part in _parts(module.name)}
+    if not parts.isdisjoint({"_packed_params", "_all_weight_values"}):
+        return (
+            "\nIts layers are quantized and their weights packed, which only PyTorch can undo; save the state_dict() "
+            "of the float model, from before it was quantized"
+        )
+    if "parametrizations" in parts:
+        return (
+            "\nSome of its weights are parametrized: call torch.nn.utils.parametrize.remove_parametrizations before "
+            "saving"
+        )
+    return ""

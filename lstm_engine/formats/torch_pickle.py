@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from lstm_engine.errors import FormatError, LstmEngineError, UnsafeFileError
+from lstm_engine.errors import FormatError, LstmEngineError, UnsafeFileError, UnsupportedModelError
 
 from . import limits
 from .torch_calls import CALLS, NEW_OBJECTS, WAY_OUT, build, describe_storage
@@ -428,6 +428,11 @@ class _Interpreter:
         values, new_type = self._pop(), self._pop()
         if not isinstance(new_type, GlobalName):
             raise UnsafeFileError(f"the file asks for an object of {kind_of(new_type)}; {WAY_OUT}")
+        if str(new_type) in ("torch.ScriptObject", "torch._C.ScriptObject"):
+            raise UnsupportedModelError(
+                f"the file holds the packed weights of quantized modules ({new_type.shown}), which only PyTorch can "
+                "unpack; save the state_dict() of the float model, from before it was quantized"
+            )
         if str(new_type) not in NEW_OBJECTS:
             raise UnsafeFileError(
                 f"the file holds an object of the class {new_type.shown}, which needs that class's code to be run "

@@ -20,6 +20,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 DATA = Path(__file__).parent / "data" / "torch"
 
@@ -233,6 +234,69 @@ def refused() -> None:
     torch.save(unread, DATA / "unread.pt")
 
 
+def normalised(seed: int, norm: Any) -> nn.Module:
+    """A model whose weights are computed from others, the norm taken over every choice of axes."""
+    torch.manual_seed(seed)
+    model = nn.ModuleDict({"rnn": nn.LSTM(3, 4, bidirectional=True), "conv": nn.Conv1d(4, 6, 3), "fc": nn.Linear(6, 1)})
+    for name in ("weight_ih_l0", "weight_hh_l0", "weight_hh_l0_reverse", "bias_ih_l0"):
+        norm(model["rnn"], name)
+    norm(model["conv"], "weight", dim=1)
+    norm(model["fc"], "weight", dim=None)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def folded() -> None:
+    """Weight normalisation in both of PyTorch's forms, with the weights that PyTorch itself computes."""
+    weights = {}
+    for form, norm in (("old", nn.utils.weight_norm), ("new", nn.utils.parametrizations.weight_norm)):
+        model = normalised(7, norm)
+        torch.save({"state_dict": {f"module.{n}": t for n, t in model.state_dict().items()}}, DATA / f"norm_{form}.pt")
+        for name, module in model.double().named_children():
+            for hook in module._forward_pre_hooks.values():
+                hook(module, None)
+            for tensor in ("weight_ih_l0", "weight_hh_l0", "weight_hh_l0_reverse", "bias_ih_l0", "weight"):
+                if hasattr(module, tensor):
+                    weights[f"{form}.{name}.{tensor}"] = recorded(getattr(module, tensor))
+    np.savez_compressed(DATA / "norm.npz", **weights)
+    torch.save(nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4)).state_dict(), DATA / "spectral.pt")
+    torch.save(nn.utils.parametrizations.orthogonal(nn.LSTM(3, 4), "weight_hh_l0").state_dict(), DATA / "orthogonal.pt")
+    pruned = nn.LSTM(3, 4)
+    prune.random_unstructured(pruned, "weight_ih_l0", 0.5)
+    torch.save(pruned.state_dict(), DATA / "pruned.pt")
+
+
+def shards() -> None:
+    """A model over several files with an index, as the Hugging Face libraries write it."""
+    state = Tagger().state_dict()
+    np.savez_compressed(DATA / "shards.npz", **{name: recorded(tensor) for name, tensor in state.items()})
+    folder = DATA / "shards"
+    folder.mkdir(exist_ok=True)
+    for stem, suffix, save in (
+        ("model", "safetensors", safetensors.torch.save_file),
+        ("pytorch_model", "bin", torch.save),
+    ):
+        places = {}
+        for number, module in enumerate(("rnn", "fc"), start=1):
+            shard = f"{stem}-{number:05}-of-00002.{suffix}"
+            part = {name: tensor for name, tensor in state.items() if name.startswith(module)}
+            save(part, folder / shard)
+            places |= dict.fromkeys(part, shard)
+        size = sum(tensor.nbytes for tensor in state.values())
+        index = {"metadata": {"total_size": size}, "weight_map": places}
+        (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def quantized() -> None:
+    torch.backends.quantized.engine = "fbgemm"
+    dynamic = torch.ao.quantization.quantize_dynamic(Tagger(), {nn.LSTM, nn.Linear}, dtype=torch.qint8)
+    torch.save(dynamic.state_dict(), DATA / "quantized_lstm.pt")
+    dynamic = torch.ao.quantization.quantize_dynamic(Tagger(), {nn.Linear}, dtype=torch.qint8)
+    torch.save(dynamic.state_dict(), DATA / "quantized_linear.pt")
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -242,6 +306,9 @@ def main() -> None:
     lstms()
     models()
     refused()
+    folded()
+    shards()
+    quantized()
     made = {"torch": torch.__version__, "numpy": np.__version__, "safetensors": safetensors.__version__}
     (DATA / "versions.json").write_text(json.dumps(made, indent=1) + "\n")
 

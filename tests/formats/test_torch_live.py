@@ -13,9 +13,8 @@ from lstm_engine import reference
 from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelError
 from lstm_engine.formats.tensor_file import read_tensors
 from lstm_engine.formats.torch_file import read_torch_file
+from lstm_engine.formats.torch_layers import embedding_weights_from_torch, linear_weights_from_torch
 from lstm_engine.formats.torch_lstm import (
-    embedding_weights_from_torch,
-    linear_weights_from_torch,
     lstm_weights_from_torch,
 )
 
@@ -177,13 +176,47 @@ def test_a_module_whose_attributes_and_tensors_disagree_is_refused() -> None:
     assert "the module says proj_size=2, its tensors say 0" in str(caught.value)
 
 
-def test_a_parametrized_module_names_the_way_out() -> None:
-    module = nn.utils.parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0")
-    with pytest.raises((FormatError, UnsupportedModelError)) as caught:
-        lstm_weights_from_torch(module.state_dict())
-    assert "remove_parametrizations" in str(caught.value)
+@pytest.mark.parametrize("dim", [0, 1, None])
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_weight_normalisation(norm: Any, dim: int | None, tmp_path: Path) -> None:
+    module = nn.LSTM(3, 4, num_layers=2, batch_first=True)
+    for name in ("weight_ih_l0", "weight_hh_l0", "weight_hh_l1"):
+        norm(module, name, dim=dim)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1 + 0.3 * torch.randn_like(parameter))
+    torch.save({"model": {f"module.rnn.{name}": t for name, t in module.state_dict().items()}}, tmp_path / "norm.pt")
+    sources = [lstm_weights_from_torch(source) for source in (module, module.state_dict(), tmp_path / "norm.pt")]
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    wanted, _ = module.double()(x)
+    for weights in sources:
+        _close(reference.lstm(x.numpy(), weights)[0], wanted, 1e-7)
+
+
+def test_what_is_hung_on_a_module_is_refused_by_name() -> None:
+    module = nn.utils.parametrizations.orthogonal(nn.LSTM(3, 4), "weight_hh_l0")
+    for source in (module, module.state_dict()):
+        with pytest.raises((FormatError, UnsupportedModelError), match="remove_parametrizations"):
+            lstm_weights_from_torch(source)
     nn.utils.parametrize.remove_parametrizations(module, "weight_hh_l0")
     assert lstm_weights_from_torch(module).hidden_size == 4
+    with pytest.raises(UnsupportedModelError, match=r"SpectralNorm.*remove_spectral_norm"):
+        linear_weights_from_torch(nn.utils.spectral_norm(nn.Linear(3, 4)))
+    module.register_forward_hook(lambda module, given, output: None)
+    with pytest.raises(UnsupportedModelError, match=r"has the forward hook .*lambda"):
+        lstm_weights_from_torch(module)
+
+
+def test_packed_quantized_modules_are_refused_by_name(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"rnn": nn.LSTM(3, 4), "fc": nn.Linear(4, 2)})
+    model = torch.ao.quantization.quantize_dynamic(model, {nn.LSTM, nn.Linear})
+    torch.save(model.state_dict(), tmp_path / "q.pt")
+    for read, prefix in ((lstm_weights_from_torch, "rnn"), (linear_weights_from_torch, "fc")):
+        for source in (model.state_dict(), tmp_path / "q.pt"):
+            with pytest.raises(UnsupportedModelError, match="of the float model"):
+                read(source, prefix)
+        with pytest.raises(UnsupportedModelError, match=r"found a torch\.ao\.nn\.quantized\.dynamic"):
+            read(model[prefix])
 
 
 # --- Random files -----------------------------------------------------------------------------------------------------
