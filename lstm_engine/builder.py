@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .description import Call, LayerDescription, ModelDescription, TensorRef
 from .errors import FormatError, ShapeError, UnsupportedModelError, raise_together
+from .layers import native
 from .layers.base import Layer, Shape
 from .layers.graph import GraphBuilder
 from .layers.keras_activations import KerasVersion
@@ -48,26 +49,48 @@ def build_model(
     check_options(compute_type, num_threads, backend)
     numerics = Numerics(compute_type, backend)
     problems = Problems()
-    if description.framework != "keras":
-        raise UnsupportedModelError(
-            f"{description.source}: expected a model of keras, found one of {description.framework!r}"
-        )
-    try:
-        version = KerasVersion(description.version)
-    except FormatError as error:
-        raise FormatError(f"{description.source}: {error}") from None
+    build = _layer_builder(description, numerics, problems)
     inputs: dict[str, Shape] = {}
     layers: dict[str, Layer] = {}
     for layer in description.layers:
         if layer.class_name == "InputLayer":
             inputs[layer.name] = _input_shape(layer, problems)
         else:
-            built = build_layer(layer, version, problems)
+            built = build(layer)
             if built is not None:
                 layers[layer.name] = built
     _raise(description, problems)
     prepared = {name: layer.prepare(numerics) for name, layer in layers.items()}
     return _connected(description, inputs, prepared, numerics)
+
+
+def _layer_builder(
+    description: ModelDescription, numerics: Numerics, problems: Problems
+) -> Callable[[LayerDescription], Layer | None]:
+    """Return what makes a layer of the description's framework, or notes why it cannot."""
+    if description.framework == "keras":
+        try:
+            version = KerasVersion(description.version)
+        except FormatError as error:
+            raise FormatError(f"{description.source}: {error}") from None
+        return lambda layer: build_layer(layer, version, problems)
+    if description.framework != native.FRAMEWORK:
+        raise UnsupportedModelError(
+            f"{description.source}: expected a model of keras or {native.FRAMEWORK}, found one of "
+            f"{description.framework!r:.100}"
+        )
+
+    def build_native(layer: LayerDescription) -> Layer | None:
+        where = f"layer {layer.name!r} ({layer.class_name})"
+        try:
+            return native.build(layer, numerics)
+        except UnsupportedModelError as error:
+            problems.unsupported.append(f"{where}: {error}")
+        except (FormatError, ShapeError) as error:
+            problems.damaged.append(f"{where}: {error}")
+        return None
+
+    return build_native
 
 
 def _raise(description: ModelDescription, problems: Problems) -> None:
@@ -165,7 +188,15 @@ def _connected(
         TensorSpec(_output_name(description, place), shape, numerics.compute_type)
         for place, shape in enumerate(graph.output_shapes)
     ]
-    return Model(graph, specs, outputs, numerics, name=description.name, source=description.source)
+    return Model(
+        graph,
+        specs,
+        outputs,
+        numerics,
+        name=description.name,
+        source=description.source,
+        architecture=description,
+    )
 
 
 def _refs(call: Call) -> list[TensorRef]:

@@ -28,7 +28,9 @@ def seal(array: NDArray[Any]) -> NDArray[Any]:
     if laid_out.size == 0:
         laid_out.setflags(write=False)
         return laid_out
-    return np.frombuffer(memoryview(laid_out).toreadonly(), laid_out.dtype).reshape(array.shape)
+    # NumPy's own object of the dtype: with an equal one, it would take the array for another in need of a new view.
+    dtype = np.dtype(laid_out.dtype.char)
+    return np.frombuffer(laid_out.data.toreadonly(), dtype).reshape(array.shape)
 
 
 def frozen(array: NDArray[Any], dtype: np.dtype[Any] | None = None) -> NDArray[Any]:

@@ -20,13 +20,14 @@ def load(
     backend: Backend = "auto",
     limits: Limits | None = None,
     allow_nonfinite: bool = False,
+    verify: bool = False,
 ) -> Model:
     """Load a model from a file: its content, not its name, decides how it is read.
 
     Parameters
     ----------
     path
-        A ``.keras`` archive, or a legacy ``.h5`` file with a whole Keras model.
+        A ``.keras`` archive, a legacy ``.h5`` file with a whole Keras model, or what ``model.save`` wrote.
     compute_type
         ``"float32"``, or ``"float64"``.
     num_threads
@@ -38,6 +39,8 @@ def load(
         How much the file may ask for, where that is more than the usual :class:`~lstm_engine.Limits`.
     allow_nonfinite
         Whether weights may be NaN or infinite, which is refused otherwise.
+    verify
+        Whether to run the golden inputs that the file holds, and refuse it unless the golden outputs come out.
 
     Returns
     -------
@@ -58,13 +61,24 @@ def load(
     """
     check_options(compute_type, num_threads, backend)
     with reading(limits, allow_nonfinite):
-        return _load(path, compute_type, num_threads, backend)
+        return _load(path, compute_type, num_threads, backend, verify)
 
 
-def _load(path: str | os.PathLike[str], compute_type: ComputeType, num_threads: int, backend: Backend) -> Model:
+def _load(
+    path: str | os.PathLike[str], compute_type: ComputeType, num_threads: int, backend: Backend, verify: bool
+) -> Model:
     from .formats.detect import detect
 
     found = detect(path)
+    if found.kind == "lstm-engine":
+        from .saving import load_saved
+
+        return load_saved(path, compute_type=compute_type, num_threads=num_threads, backend=backend, verify=verify)
+    if verify:
+        raise FormatError(
+            f"{os.fsdecode(path)}: verify: expected a file with golden inputs and outputs, found {found.phrase}; "
+            "save the model with model.save(path, golden=x)"
+        )
     if found.kind in ("keras", "keras-h5"):
         from .builder import build_model
         from .formats.keras import read_keras

@@ -275,6 +275,60 @@ class LSTM:
         layers = tuple(tuple(cells[first : first + directions]) for first in range(0, count, directions))
         return cls(LSTMWeights(layers, direction), **options)
 
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        verify: bool = False,
+        limits: Limits | None = None,
+        allow_nonfinite: bool = False,
+        **options: Any,
+    ) -> LSTM:
+        """Load an LSTM that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path
+            The file.
+        verify
+            Whether to run the golden inputs that the file holds, and compare.
+        limits, allow_nonfinite
+            As of :func:`lstm_engine.load`.
+        **options
+            As of :class:`LSTM`; ``merge_mode`` and ``zero_masked`` are the saved one's unless given.
+
+        Raises
+        ------
+        FormatError, UnsupportedModelError, UnsafeFileError
+            If the file is not sound, or holds another model.
+        """
+        from .saving import load_lstm
+
+        with reading(limits, allow_nonfinite):
+            return load_lstm(path, options, verify=verify)
+
+    def save(self, path: str | os.PathLike[str], *, golden: ArrayLike | None = None) -> None:
+        """Save the LSTM to a safetensors file: :meth:`load` makes the same LSTM from it, ``le.load`` a model.
+
+        Parameters
+        ----------
+        path
+            Where to. What lies there is replaced once the new file is whole; if saving fails it stays.
+        golden
+            An ``x`` as for a call, kept in the file with y, h and c for it; None for none.
+
+        Raises
+        ------
+        ShapeError
+            If ``golden`` does not fit.
+        OSError
+            If the file cannot be written.
+        """
+        from .saving import save
+
+        save(self, path, golden=golden)
+
     # ---- what it is ----
 
     @property

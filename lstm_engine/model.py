@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from .options import Backend, ComputeType, check_options
 
 if TYPE_CHECKING:
     from ._stream import Stream
+    from .description import ModelDescription
 
 __all__ = ["Model", "Sequential", "TensorSpec"]
 
@@ -49,6 +51,8 @@ class Model:
         The model's name.
     source
         The file that it came from, for messages; empty for none.
+    architecture
+        The description that it was made from; None for a model that was put together by hand.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Model:
         *,
         name: str = "model",
         source: str = "",
+        architecture: ModelDescription | None = None,
     ) -> None:
         uses_mask = any(node.layer.uses_mask for node in graph.nodes)
         self.__dict__.update(
@@ -69,6 +74,7 @@ class Model:
             _numerics=numerics,
             _name=name,
             _source=source,
+            _architecture=architecture,
         )
 
     _graph: Graph
@@ -77,6 +83,7 @@ class Model:
     _numerics: Numerics
     _name: str
     _source: str
+    _architecture: ModelDescription | None
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Model is immutable: {name!r} cannot be set")
@@ -153,6 +160,49 @@ class Model:
                 print_fn("-" * (sum(widths) + 6))
         total = sum(layer.parameters for layer in self.layers)
         print_fn(f"Weights: {total:,}; {self.memory_bytes():,} bytes in memory; computes in {self.compute_type}")
+
+    # --- Files ----------------------------------------------------------------------------------------------------
+
+    def architecture(self) -> ModelDescription:
+        """Return the model as a description: plain data, which makes the same model again.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If a layer cannot be described, naming it.
+        """
+        if self._architecture is not None:
+            return self._architecture
+        from . import __version__
+        from .layers.native import describe_graph
+
+        return describe_graph(self._graph, self.inputs, self._outputs, self._name, __version__)
+
+    def save(self, path: str | os.PathLike[str], *, golden: Any = None) -> None:
+        """Save the model to a safetensors file that :func:`lstm_engine.load` makes the same model from.
+
+        Loaded with the compute type and backend of this one, it gives the same bits.
+
+        Parameters
+        ----------
+        path
+            Where to. What lies there is replaced once the new file is whole; if saving fails it stays.
+        golden
+            Inputs as for :meth:`predict`, kept in the file with this model's outputs for them:
+            ``lstm-engine verify`` and ``le.load(path, verify=True)`` compare. None for none.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the model has something that cannot be saved, naming it.
+        ShapeError
+            If ``golden`` does not fit.
+        OSError
+            If the file cannot be written.
+        """
+        from .saving import save
+
+        save(self, path, golden=golden)
 
     def __repr__(self) -> str:
         return (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from .content import describe_zip, read_head, sniff
+from .own_file import is_own
 
 __all__ = ["FileKind", "detect", "zip_kind"]
 
@@ -32,8 +33,8 @@ class FileKind:
     Parameters
     ----------
     kind
-        ``"keras"``, ``"keras-h5"``, ``"torch-zip"``, ``"torch-legacy"``, ``"safetensors"``, ``"onnx"``, ``"npz"`` or
-        ``"unknown"``.
+        ``"keras"``, ``"keras-h5"``, ``"torch-zip"``, ``"torch-legacy"``, ``"safetensors"``, ``"lstm-engine"`` (a
+        safetensors file of ours), ``"onnx"``, ``"npz"`` or ``"unknown"``.
     phrase
         The same for a message, with an article; for an unknown file what it seems to be.
     """
@@ -68,6 +69,8 @@ def detect(path: str | os.PathLike[str]) -> FileKind:
     found = sniff(head, size)
     if found == "zip":
         return zip_kind(_member_names(path, size))
+    if found == "safetensors" and is_own(path):
+        return FileKind("lstm-engine", "a model that lstm_engine saved")
     if found in _PHRASES:
         return FileKind(found, _PHRASES[found])
     if found.startswith("an HDF5 file") or _has_hdf5_behind_user_block(path, size):

@@ -1,0 +1,293 @@
+"""Layers as descriptions in our own words: the classes of this package with the arguments of their constructors.
+
+What a framework's file describes keeps the framework's words (``framework="keras"``). This is for what was put together
+by hand: a layer becomes the name of its class and one value for each argument, which a layer keeps under the
+argument's name. Arrays are the description's weights; layers, cells and LSTMs its inner descriptions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lstm_engine.activations import Activation
+from lstm_engine.description import Call, LayerDescription, ModelDescription, TensorRef
+from lstm_engine.errors import FormatError, LstmEngineError, UnsupportedModelError
+from lstm_engine.lstm import LSTM
+from lstm_engine.weights import CellWeights, LSTMWeights
+
+from .base import Layer
+from .functions import ClippedReLU, Composed, LogSoftmax, Softmax
+
+if TYPE_CHECKING:
+    from lstm_engine.arguments import TensorSpec
+
+    from .graph import Graph
+    from .numerics import Numerics
+
+__all__ = ["FRAMEWORK", "LAYERS", "build", "build_lstm", "describe_graph", "describe_lstm"]
+
+#: What such a description calls its framework.
+FRAMEWORK: Final = "lstm_engine"
+
+#: Every layer class that is described and built, with its module in this package.
+LAYERS: Final = {
+    "Activate": "core",
+    "BatchNormalization": "normalization",
+    "BidirectionalLSTM": "recurrent",
+    "Concatenate": "merging",
+    "Dense": "core",
+    "Embedding": "core",
+    "FinalHidden": "recurrent",
+    "Flatten": "shaping",
+    "GlobalAveragePooling1D": "pooling",
+    "GlobalMaxPooling1D": "pooling",
+    "Identity": "core",
+    "LSTMLayer": "recurrent",
+    "LSTMStack": "recurrent",
+    "LastStep": "shaping",
+    "LayerNormalization": "normalization",
+    "Masking": "core",
+    "Merge": "merging",
+    "Permute": "shaping",
+    "RepeatVector": "shaping",
+    "Reshape": "shaping",
+    "TimeDistributed": "wrappers",
+}
+
+#: Activations, which stand in a configuration as ``{"class_name": ..., "config": {...}}``.
+_FUNCTIONS: Final = {kind.__name__: kind for kind in (Activation, Softmax, LogSoftmax, ClippedReLU, Composed)}
+
+#: Types of arguments, as the constructors' annotations have them: what a value from a file has to be.
+_PLAIN: Final = {
+    "bool": lambda value: isinstance(value, bool),
+    "int": lambda value: type(value) is int,
+    "float": lambda value: type(value) in (int, float),
+    "str": lambda value: isinstance(value, str),
+    "MergeMode": lambda value: isinstance(value, str),
+    "None": lambda value: value is None,
+    "Sequence[int]": lambda value: isinstance(value, list) and all(type(size) is int for size in value),
+}
+_ARRAYS: Final = frozenset({"Array", "ArrayLike", "NDArray[Any]"})
+_ACTIVATIONS: Final = frozenset({"Any", "Activation", "LayerActivation"})
+
+
+# --- Describing -------------------------------------------------------------------------------------------------------
+
+
+def describe_graph(
+    graph: Graph, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], name: str, version: str
+) -> ModelDescription:
+    """Describe a model by its graph.
+
+    Parameters
+    ----------
+    graph, inputs, outputs, name
+        As of the model.
+    version
+        Of this package.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If a layer is of a class that is not described.
+    """
+    taken = {node.layer.name for node in graph.nodes}
+    made: dict[int, TensorRef] = {}
+    layers: list[LayerDescription] = []
+    for slot, spec in zip(graph.inputs, inputs, strict=True):
+        label = spec.name
+        while label in taken:
+            label += "_input"
+        taken.add(label)
+        made[slot] = TensorRef(label)
+        layers.append(LayerDescription(label, "InputLayer", {"batch_shape": list(spec.shape), "dtype": spec.dtype}))
+    calls: dict[str, list[Call]] = {}
+    for node in graph.nodes:
+        uses = calls.setdefault(node.layer.name, [])
+        made.update((slot, TensorRef(node.layer.name, len(uses), place)) for place, slot in enumerate(node.outputs))
+        masks = {} if node.mask is None else {"mask": (made[node.mask],)}
+        uses.append(Call(tuple(made[slot] for slot in node.inputs), masks))
+    for layer in {node.layer.name: node.layer for node in graph.nodes}.values():
+        layers.append(_described(layer.name, type(layer).__name__, layer, tuple(calls[layer.name])))
+    ends = tuple(made[slot] for slot in graph.outputs)
+    return ModelDescription(
+        source="",
+        format=FRAMEWORK,
+        framework=FRAMEWORK,
+        version=version,
+        name=name,
+        layers=tuple(layers),
+        inputs=tuple(made[slot] for slot in graph.inputs),
+        outputs=ends,
+        input_names=tuple(spec.name for spec in inputs),
+        output_names=tuple(spec.name.removesuffix(f":{ref.output}") for spec, ref in zip(outputs, ends, strict=True)),
+    )
+
+
+def describe_lstm(lstm: LSTM, version: str) -> ModelDescription:
+    """Describe an LSTM alone, as a model of this one layer."""
+    layer = LayerDescription(
+        "lstm", "LSTMStack", {}, inner={"lstm": _described_lstm(lstm)}, calls=(Call((TensorRef("x"),)),)
+    )
+    start = LayerDescription("x", "InputLayer", {"batch_shape": [None, None, lstm.input_size], "dtype": "float32"})
+    ends = ((TensorRef("x"),), (TensorRef("lstm"),))
+    return ModelDescription("", "lstm", FRAMEWORK, version, "lstm", (start, layer), *ends, ("x",), ("lstm",))
+
+
+def _described(name: str, kind: str, value: Any, calls: tuple[Call, ...] = ()) -> LayerDescription:
+    """Describe a layer or a cell by the arguments of its constructor."""
+    if isinstance(value, Layer) and (kind not in LAYERS or not type(value).__module__.startswith(__package__)):
+        raise UnsupportedModelError(f"layer {name!r} ({kind}): a layer of this class cannot be saved")
+    config: dict[str, Any] = {}
+    weights: dict[str, Any] = {}
+    inner: dict[str, LayerDescription] = {}
+    for argument in _arguments(type(value)):
+        part = getattr(value, argument)
+        if isinstance(part, np.ndarray):
+            weights[argument] = part
+        elif isinstance(part, LSTM):
+            inner[argument] = _described_lstm(part)
+        elif isinstance(part, CellWeights):
+            inner[argument] = _described(argument, "CellWeights", part)
+        elif isinstance(part, Layer):
+            inner[argument] = _described(part.name or argument, type(part).__name__, part)
+        elif type(part).__name__ in _FUNCTIONS:
+            settings = {key: getattr(part, key) for key in _arguments(type(part))}
+            config[argument] = {"class_name": type(part).__name__, "config": settings}
+        else:
+            config[argument] = list(part) if isinstance(part, tuple) else part
+    return LayerDescription(name, kind, config, weights, inner, calls)
+
+
+def _described_lstm(lstm: LSTM) -> LayerDescription:
+    config = {
+        "direction": lstm.weights.direction,
+        "merge_mode": lstm.merge_mode,
+        "zero_masked": lstm.zero_masked,
+    }
+    cells = {
+        f"l{layer}{'_reverse' if place else ''}": _described(f"l{layer}", "CellWeights", cell)
+        for layer, cells in enumerate(lstm.weights.cells)
+        for place, cell in enumerate(cells)
+    }
+    return LayerDescription("lstm", "LSTM", config, inner=cells)
+
+
+def _arguments(kind: type) -> dict[str, str]:
+    """Return the annotations of a constructor's arguments, but for the name that a model gives to a layer."""
+    parameters = inspect.signature(kind).parameters.values()
+    named = {parameter.name: str(parameter.annotation) for parameter in parameters}
+    if issubclass(kind, Layer):
+        del named["name"]
+    return named
+
+
+# --- Building ---------------------------------------------------------------------------------------------------------
+
+
+def build(description: LayerDescription, numerics: Numerics) -> Layer:
+    """Make the layer that a description means.
+
+    Parameters
+    ----------
+    description
+        As :func:`describe_graph` makes it; from a file, so nothing in it is taken for granted.
+    numerics
+        What its LSTMs compute with.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If its class or an option is not known.
+    FormatError
+        If a value is missing or of the wrong type.
+    """
+    if description.class_name not in LAYERS:
+        raise UnsupportedModelError("a layer of this class is not supported; update lstm_engine")
+    module = importlib.import_module(f".{LAYERS[description.class_name]}", __package__)
+    kind: type[Layer] = getattr(module, description.class_name)
+    layer: Layer = _made(kind, description, numerics)
+    return layer.renamed(description.name)
+
+
+def build_lstm(description: ModelDescription, options: Mapping[str, Any]) -> LSTM:
+    """Make the LSTM of a description of a model that has one LSTM and nothing else to compute.
+
+    Parameters
+    ----------
+    description
+        As :func:`describe_lstm` makes it.
+    options
+        Of the :class:`~lstm_engine.LSTM`, on top of its own.
+    """
+    found = [layer for layer in description.layers if layer.class_name != "InputLayer"]
+    if description.framework != FRAMEWORK or len(found) != 1 or "lstm" not in found[0].inner:
+        raise UnsupportedModelError(
+            f"{description.source}: expected an LSTM alone, as lstm.save writes it, found a model; use le.load"
+        )
+    return _made_lstm(found[0].inner["lstm"], options)
+
+
+def _made(kind: Any, description: LayerDescription, numerics: Numerics | None = None) -> Any:
+    wanted = _arguments(kind)
+    given = {**description.config, **description.weights, **description.inner}
+    for argument in given.keys() - wanted.keys():
+        raise UnsupportedModelError(f"its option {argument!r:.100} is not known; update lstm_engine")
+    for argument in wanted.keys() - given.keys():
+        raise FormatError(f"expected a value {argument!r}, found none")
+    values = {argument: _value(argument, wanted[argument], given[argument], numerics) for argument in wanted}
+    try:
+        return kind(**values)
+    except LstmEngineError:
+        raise
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        # The types are right, so it is a value that no constructor of ours was given when the file was written.
+        raise FormatError(f"its values do not fit {description.class_name}: {error}") from None
+
+
+def _value(argument: str, annotation: str, value: Any, numerics: Numerics | None) -> Any:
+    """Return an argument, its type checked."""
+    kinds = {part.strip() for part in annotation.split("|")}
+    if isinstance(value, np.ndarray):
+        if kinds & _ARRAYS and value.dtype.kind == "f":
+            return value
+    elif isinstance(value, LayerDescription):
+        if value.class_name == "CellWeights" and "CellWeights" in kinds:
+            return _made(CellWeights, value)
+        if value.class_name == "LSTM" and "LSTM" in kinds and numerics is not None:
+            return _made_lstm(value, {"compute_type": numerics.compute_type, "backend": numerics.backend})
+        if "Layer" in kinds and numerics is not None:
+            return build(value, numerics)
+    elif isinstance(value, dict):
+        function = _FUNCTIONS.get(value.get("class_name", ""))
+        settings = value.get("config")
+        if function is not None and isinstance(settings, dict) and kinds & _ACTIVATIONS:
+            return _made(function, LayerDescription(argument, function.__name__, settings))
+    elif any(_PLAIN[kind](value) for kind in kinds & _PLAIN.keys()) or (value is None and kinds & _ACTIVATIONS):
+        return value
+    raise FormatError(f"expected {argument} to be of the type {annotation}, found {value!r:.100}")
+
+
+def _made_lstm(description: LayerDescription, options: Mapping[str, Any]) -> LSTM:
+    config = description.config
+    found: dict[tuple[int, int], CellWeights] = {}
+    for role, inner in description.inner.items():
+        place = re.fullmatch(r"l([0-9]{1,4})(_reverse)?", role)
+        if place is None or inner.class_name != "CellWeights":
+            raise FormatError(f"expected the cells of an LSTM, found {role!r:.100}")
+        found[int(place[1]), int(place[2] is not None)] = _made(CellWeights, inner)
+    directions = 1 + any(place for _, place in found)
+    cells = tuple(
+        tuple(found[layer, place] for place in range(directions) if (layer, place) in found)
+        for layer in range(len(found) // directions)
+    )
+    own = {"merge_mode": config.get("merge_mode", "concat"), "zero_masked": config.get("zero_masked", False)}
+    weights = LSTMWeights(cells, config.get("direction", "forward"))
+    weights.check_finite("lstm")
+    return LSTM(weights, **{**own, **options})
