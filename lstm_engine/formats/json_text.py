@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from lstm_engine.errors import FormatError, UnsafeFileError
@@ -43,7 +44,7 @@ def parse_json(text: bytes | str, subject: str) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_object)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
     except RecursionError:
         raise UnsafeFileError(_too_deep(subject)) from None
     except _RepeatedKeyError as error:
@@ -75,6 +76,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise _RepeatedKeyError(ascii(key[:100]))
             seen.add(key)
     return result
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"the constant {name}, which JSON does not have")
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"the number {digits[:40]}, which is too large")
+    return value
 
 
 def _deeper_than(value: Any, depth: int) -> bool:

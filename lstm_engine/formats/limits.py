@@ -74,8 +74,8 @@ class Limits:
         Bytes of a whole pickle (PyTorch). A tensor takes about 150 of them (its numbers lie outside), so this is room
         for the plain values, such as a vocabulary or a loss curve, that a checkpoint carries along.
     pickle_opcodes
-        Opcodes in a pickle. A tensor takes about 50, so a state dict of 1,000 tensors takes 50,000; four million are
-        two to three seconds of our interpreter and a vocabulary of a million words.
+        Opcodes in a pickle. A tensor takes about 50, so a state dict of 1,000 tensors takes 50,000; two million are one
+        or two seconds of our interpreter and a vocabulary of half a million words.
     pickle_containers
         Dicts, lists, tuples, sets and described objects in a pickle. An opcode of one byte makes an object of 64 or
         more, so this is what bounds memory: about 200 MB in the worst case.
@@ -117,7 +117,7 @@ class Limits:
     hdf5_entries: int = 1 << 21
     onnx_nodes: int = 100_000
     pickle_bytes: int = 64 * MIB
-    pickle_opcodes: int = 4_000_000
+    pickle_opcodes: int = 2_000_000
     pickle_containers: int = 1_000_000
     pickle_copied_bytes: int = 128 * MIB
     pickle_stack: int = 200_000
