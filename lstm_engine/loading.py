@@ -27,7 +27,8 @@ def load(
     Parameters
     ----------
     path
-        A ``.keras`` archive, a legacy ``.h5`` file with a whole Keras model, or what ``model.save`` wrote.
+        A ``.keras`` archive, a legacy ``.h5`` file with a whole Keras model, an ``.onnx`` model (needs the package
+        onnx), or what ``model.save`` wrote.
     compute_type
         ``"float32"``, or ``"float64"``.
     num_threads
@@ -88,11 +89,13 @@ def _load(
     if found.kind in ("torch-zip", "torch-legacy", "safetensors"):
         raise UnsupportedModelError(_state_dict_message(path, found.phrase))
     if found.kind == "onnx":
-        raise UnsupportedModelError(
-            f"{subject}: expected a Keras model, found {found.phrase}, which this version does not read; save the "
-            "model as .keras, or take PyTorch weights with le.LSTM.from_torch"
-        )
-    raise FormatError(f"{subject}: expected a Keras model (.keras, or a whole model in .h5), found {found.phrase}")
+        from .formats.onnx import read_onnx
+        from .onnx.model import build_onnx_model
+
+        return build_onnx_model(read_onnx(path), compute_type=compute_type, num_threads=num_threads, backend=backend)
+    raise FormatError(
+        f"{subject}: expected a Keras model (.keras, or a whole model in .h5) or an ONNX model, found {found.phrase}"
+    )
 
 
 def _state_dict_message(path: str | os.PathLike[str], phrase: str) -> str:

@@ -75,7 +75,7 @@ def test_the_lstms_of_a_state_dict_are_listed_and_what_is_shown_works() -> None:
     [
         (b"", le.FormatError, "empty"),
         (b"hello", le.FormatError, "no format that is known"),
-        (b"\x08\x09\x12\x07pytorch\x1a\x052.1.0" + bytes(100), le.UnsupportedModelError, "an ONNX model"),
+        (b"\x08\x09\x12\x07pytorch\x1a\x052.1.0" + bytes(100), le.FormatError, "an ONNX model"),
         (b"\x93NUMPY" + bytes(100), le.FormatError, "a NumPy"),
         (b"version https://git-lfs.github.com/spec/v1\n", le.FormatError, "git-lfs"),
     ],

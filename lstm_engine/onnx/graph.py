@@ -1,0 +1,104 @@
+"""What an ONNX file says, as plain data: names, attributes and arrays, nothing of the protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+__all__ = ["Attribute", "OnnxGraph", "OnnxNode", "OnnxValue"]
+
+#: Value of an attribute: a number, a text, a tuple of either, or an array.
+Attribute = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxValue:
+    """An input or output of a graph.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    dtype
+        NumPy's name of its type, such as ``"float32"``.
+    axes
+        For each axis its size, the name of an open size, or None for an open size without a name.
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[int | str | None, ...]
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """The axes, None for every open size."""
+        return tuple(axis if isinstance(axis, int) else None for axis in self.axes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OnnxNode:
+    """One node of a graph.
+
+    Parameters
+    ----------
+    name
+        Its name; empty for none.
+    operator
+        The operator's name; those of other domains than ONNX's own with the domain before it, as in
+        ``com.microsoft.DynamicQuantizeLSTM``.
+    inputs, outputs
+        Names of values; empty for an optional one that is absent.
+    attributes
+        By name.
+    """
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Attribute]
+
+    def describe(self) -> str:
+        """Return how messages name the node."""
+        return f"node {self.name or next((name for name in self.outputs if name), '')!r} ({self.operator})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OnnxGraph:
+    """A graph: every name is made once, and every name that is used is made.
+
+    Parameters
+    ----------
+    source
+        The file's path, for messages.
+    file_bytes
+        Its size.
+    producer
+        What wrote it, with the version.
+    name
+        The graph's name.
+    opset
+        Version of ONNX's own operators.
+    inputs, outputs
+        What goes in and comes out, in the graph's order.
+    initializers
+        The file's arrays by name, read-only.
+    nodes
+        In an order in which every node finds its inputs ready; without those that no output needs.
+    ignored
+        One phrase for each part of the file that does not matter at inference.
+    """
+
+    source: str
+    file_bytes: int
+    producer: str
+    name: str
+    opset: int
+    inputs: tuple[OnnxValue, ...]
+    outputs: tuple[OnnxValue, ...]
+    initializers: Mapping[str, NDArray[Any]]
+    nodes: tuple[OnnxNode, ...]
+    ignored: tuple[str, ...] = ()

@@ -1,0 +1,211 @@
+"""The table of operators, and what an operator is given: its node, its inputs and how much room there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
+from lstm_engine.layers.numerics import Numerics
+
+from .graph import OnnxNode
+
+__all__ = [
+    "DOUBLE",
+    "OPERATORS",
+    "SINGLE",
+    "Array",
+    "Call",
+    "Operator",
+    "Required",
+    "Site",
+    "each_numerics",
+    "operator",
+]
+
+Array = NDArray[Any]
+
+SINGLE: Final = Numerics("float32")
+DOUBLE: Final = Numerics("float64")
+
+
+@dataclass(frozen=True, slots=True)
+class Required:
+    """Marks an attribute of a type that a node must have."""
+
+    type: type
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """One node of a model, with all that does not change from call to call.
+
+    Parameters
+    ----------
+    node
+        The node.
+    opset
+        Version of the operators.
+    numerics
+        Of the model.
+    attributes
+        Of the node, defaults filled in; None where there is neither.
+    wanted
+        For each output of the operator whether anybody uses it.
+    """
+
+    node: OnnxNode
+    opset: int
+    numerics: Numerics
+    attributes: Mapping[str, Any]
+    wanted: tuple[bool, ...]
+
+    def dtype(self, dtype: Any) -> np.dtype[Any]:
+        """Return the dtype in which values of a file's ``dtype`` are computed."""
+        given = np.dtype(dtype)
+        return np.dtype(np.float64) if self.numerics.double and given.kind == "f" else given
+
+    def wants(self, output: int) -> bool:
+        """Return whether anybody uses an output."""
+        return output < len(self.wanted) and self.wanted[output]
+
+
+@dataclass(slots=True)
+class Call:
+    """One run of a node.
+
+    Parameters
+    ----------
+    site
+        The node.
+    room
+        Bytes that one value may take.
+    """
+
+    site: Site
+    room: int
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an attribute."""
+        return self.site.attributes[name]
+
+    @property
+    def opset(self) -> int:
+        """Version of the operators."""
+        return self.site.opset
+
+    def allow(self, shape: Sequence[int], dtype: Any) -> None:
+        """Raise ShapeError unless there is room for a value, before it is made."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if size > self.room or any(axis < 0 for axis in shape):
+            raise ShapeError(
+                f"expected a result of at most {self.room:,} bytes, found shape {tuple(shape)} of {np.dtype(dtype)}; "
+                "if that is meant, give the model smaller inputs, or raise limits=le.Limits(onnx_value_bytes=...)"
+            )
+
+
+#: (call, *inputs) -> one output or all of them; an input that is absent is None.
+Compute = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operator:
+    """An operator.
+
+    Parameters
+    ----------
+    compute
+        What it computes.
+    inputs
+        Fewest and most inputs.
+    outputs
+        Most outputs.
+    attributes
+        By name the default value, or a type where there is none, or :class:`Required`. A node with any other
+        attribute is refused.
+    bind
+        ``bind(site, constants)`` with an array for each constant input and None for the others returns a function
+        like ``compute`` for which the constants are prepared, and the bytes they take; or None if it cannot.
+    heavy
+        Whether its work grows faster than the sizes of what it takes and gives.
+    """
+
+    compute: Compute
+    inputs: tuple[int, int]
+    outputs: int = 1
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    bind: Callable[[Site, Sequence[Array | None]], tuple[Compute, int] | None] | None = None
+    heavy: bool = False
+
+    def check(self, node: OnnxNode) -> dict[str, Any]:
+        """Return the attributes of a node, defaults filled in.
+
+        Raises
+        ------
+        FormatError
+            If the node has another number of inputs, or an attribute is missing or of another type.
+        UnsupportedModelError
+            If it has an attribute or an output that is not known.
+        """
+        fewest, most = self.inputs
+        given = len(node.inputs)
+        if not fewest <= given <= most or "" in node.inputs[:fewest]:
+            raise FormatError(f"expected {fewest} to {most} inputs, found {[name or 'none' for name in node.inputs]}")
+        if not any(node.outputs):
+            raise FormatError("expected an output, found none")
+        if any(node.outputs[self.outputs :]):
+            raise UnsupportedModelError(
+                f"more than {self.outputs} outputs are not supported, found {len(node.outputs)}"
+            )
+        unknown = sorted(set(node.attributes) - set(self.attributes))
+        if unknown:
+            raise UnsupportedModelError(f"attributes {', '.join(map(repr, unknown))} are not supported")
+        values: dict[str, Any] = {}
+        for name, default in self.attributes.items():
+            kind = default if isinstance(default, type) else type(default)
+            if isinstance(default, Required):
+                kind = default.type
+                if name not in node.attributes:
+                    raise FormatError(f"attribute {name!r}: expected a {kind.__name__}, found none")
+            value = node.attributes.get(name, None if isinstance(default, type) else default)
+            if value is not None and not isinstance(value, kind):
+                raise FormatError(f"attribute {name!r}: expected a {kind.__name__}, found {value!s:.60}")
+            values[name] = value
+        return values
+
+
+#: Every operator that is known, by name.
+OPERATORS: Final[dict[str, Operator]] = {}
+
+
+def operator(
+    *names: str,
+    inputs: int | tuple[int, int] = 1,
+    outputs: int = 1,
+    bind: Callable[[Site, Sequence[Array | None]], tuple[Compute, int] | None] | None = None,
+    heavy: bool = False,
+    **attributes: Any,
+) -> Callable[[Compute], Compute]:
+    """Put a function into the table under ``names``; the arguments are those of :class:`Operator`."""
+
+    def register(compute: Compute) -> Compute:
+        few, most = (inputs, inputs) if isinstance(inputs, int) else inputs
+        for name in names:
+            OPERATORS[name] = Operator(compute, (few, most), outputs, attributes, bind, heavy)
+        return compute
+
+    return register
+
+
+def each_numerics(function: Callable[[Numerics, Array], Array], x: Array) -> Array:
+    """Apply a function of numerics in the type of ``x``: float32 by the core, other floats by way of float64."""
+    if x.dtype == np.float32:
+        return function(SINGLE, np.asarray(x, order="C"))
+    if x.dtype.kind != "f":
+        raise ShapeError(f"expected floats, found {x.dtype}")
+    return function(DOUBLE, np.asarray(x, np.float64, order="C")).astype(x.dtype, copy=False)

@@ -1,0 +1,72 @@
+"""ONNX's own node suite: the cases, and the small backend that runs them."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.backend.base import Backend, BackendRep
+
+from lstm_engine.formats.onnx import read_onnx_bytes
+from lstm_engine.onnx.model import OnnxModel, build_onnx_model
+from lstm_engine.onnx.table import OPERATORS
+
+
+class Representation(BackendRep):
+    """A model that the suite runs."""
+
+    def __init__(self, model: OnnxModel) -> None:
+        self.model = model
+
+    def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
+        arrays = [onnx.numpy_helper.to_array(x) if isinstance(x, onnx.TensorProto) else x for x in inputs]
+        outputs = self.model(*arrays)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+class LstmEngineBackend(Backend):
+    """This package as a backend of ONNX."""
+
+    @classmethod
+    def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> Representation:
+        data = model.SerializeToString()
+        return Representation(build_onnx_model(read_onnx_bytes(data, "case"), **kwargs))
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        return device == "CPU"
+
+
+@functools.cache
+def node_cases() -> dict[str, Any]:
+    """Return the node cases by name, of those alone whose operators are all known."""
+    from onnx.backend.test.loader import load_model_tests
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cases = load_model_tests(kind="node")
+    return {case.name: case for case in cases if _is_known(case.model)}
+
+
+def _is_known(model: onnx.ModelProto) -> bool:
+    return all((f"{node.domain}." if node.domain else "") + node.op_type in OPERATORS for node in model.graph.node)
+
+
+def check_case(case: Any, **options: Any) -> None:
+    """Run a case and compare, as the suite's own runner does."""
+    prepared = LstmEngineBackend.prepare(case.model, **options)
+    for inputs, wanted in case.data_sets:
+        found = prepared.run(inputs)
+        assert len(found) == len(wanted)
+        for array, reference in zip(found, wanted, strict=True):
+            assert_similar(array, reference, case.rtol, case.atol)
+
+
+def assert_similar(found: Any, wanted: Any, rtol: float, atol: float) -> None:
+    assert isinstance(found, np.ndarray)
+    reference = onnx.numpy_helper.to_array(wanted) if isinstance(wanted, onnx.TensorProto) else np.asarray(wanted)
+    assert (found.dtype, found.shape) == (reference.dtype, reference.shape)
+    np.testing.assert_allclose(found, reference, rtol=rtol, atol=atol)
