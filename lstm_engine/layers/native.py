@@ -39,7 +39,6 @@ FRAMEWORK: Final = "lstm_engine"
 LAYERS: Final = {
     "Activate": "core",
     "BatchNormalization": "normalization",
-    "BidirectionalLSTM": "recurrent",
     "Concatenate": "merging",
     "Dense": "core",
     "Embedding": "core",
@@ -48,7 +47,6 @@ LAYERS: Final = {
     "GlobalAveragePooling1D": "pooling",
     "GlobalMaxPooling1D": "pooling",
     "Identity": "core",
-    "LSTMLayer": "recurrent",
     "LSTMStack": "recurrent",
     "LastStep": "shaping",
     "LayerNormalization": "normalization",
