@@ -17,10 +17,10 @@ from .base import Array, Context, Layer, Pointwise, Shape, Tensor, frozen_copy
 from .functions import LayerActivation, LogSoftmax, Softmax, as_layer_activation, split_activation
 from .numerics import LinearMap, Numerics
 
-__all__ = ["Activate", "Dense", "Embedding", "Identity", "Masking", "PReLU"]
+__all__ = ["Activate", "Dense", "Embedding", "Identity", "Masking", "PReLU", "checked_weight"]
 
 
-def _weight(value: ArrayLike, name: str, axes: tuple[int | str, ...]) -> Array:
+def checked_weight(value: ArrayLike, name: str, axes: tuple[int | str, ...]) -> Array:
     """Return a weight that a caller gave, checked, in float64 if it came so, else in float32."""
     given = np.asarray(value)
     dtype = np.dtype(np.float64 if given.dtype == np.float64 else np.float32)
@@ -59,10 +59,10 @@ class Dense(Pointwise):
         self, kernel: ArrayLike, bias: ArrayLike | None = None, activation: Any = None, *, name: str | None = None
     ) -> None:
         super().__init__(name)
-        self.kernel = _weight(kernel, "kernel", ("in_features", "out_features"))
+        self.kernel = checked_weight(kernel, "kernel", ("in_features", "out_features"))
         if 0 in self.kernel.shape:
             raise ShapeError(f"kernel: expected at least one input and one output, found shape {self.kernel.shape}")
-        self.bias = None if bias is None else _weight(bias, "bias", (self.kernel.shape[1],))
+        self.bias = None if bias is None else checked_weight(bias, "bias", (self.kernel.shape[1],))
         self.activation: LayerActivation = as_layer_activation(activation)
         self.linear: LinearMap
 
@@ -157,7 +157,7 @@ class Embedding(Layer):
 
     def __init__(self, table: ArrayLike, mask_zero: bool = False, *, name: str | None = None) -> None:
         super().__init__(name)
-        self.table = _weight(table, "table", ("tokens", "features"))
+        self.table = checked_weight(table, "table", ("tokens", "features"))
         if 0 in self.table.shape:
             raise ShapeError(f"table: expected at least one token and one feature, found shape {self.table.shape}")
         self.mask_zero = bool(mask_zero)
