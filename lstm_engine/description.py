@@ -6,7 +6,7 @@ numerics, nothing executed. ``model.py`` turns the description into layers that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,15 @@ class Call:
     inputs: tuple[TensorRef, ...]
     keywords: Mapping[str, tuple[TensorRef, ...]] = field(default_factory=dict)
 
+    def tensors(self) -> list[TensorRef]:
+        """Return all tensors that are given, by position and by name."""
+        return [*self.inputs, *(tensor for group in self.keywords.values() for tensor in group)]
+
+    def over(self, changed: Callable[[TensorRef], TensorRef]) -> Call:
+        """Return the call with ``changed(tensor)`` for each tensor."""
+        keywords = {name: tuple(map(changed, group)) for name, group in self.keywords.items()}
+        return Call(tuple(map(changed, self.inputs)), keywords)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerDescription:
@@ -64,6 +73,8 @@ class LayerDescription:
     sources
         For weights by short name: the key of the array in the file, such as
         ``"layers/lstm/cell/vars/0"``; for the report.
+    model
+        Of a model within a wrapper, such as a TimeDistributed: its own layers and graph.
     """
 
     name: str
@@ -73,6 +84,7 @@ class LayerDescription:
     inner: Mapping[str, LayerDescription] = field(default_factory=dict)
     calls: tuple[Call, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    model: ModelDescription | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +96,8 @@ class ModelDescription:
     source
         The file's path, for messages.
     format
-        ``"keras"`` (the zip of Keras 3) or ``"keras-h5"`` (legacy whole-model HDF5).
+        ``"keras"`` (the zip of Keras 3), ``"keras-h5"`` (legacy whole-model HDF5) or ``"keras-weights"`` (HDF5 of
+        weights alone, with a configuration from elsewhere).
     framework
         ``"keras"``.
     version
@@ -93,7 +106,8 @@ class ModelDescription:
         The model's name.
     layers
         All layers, input layers (class name ``"InputLayer"``) included, in the file's order. A
-        Sequential model is described as the same chain of calls that a Functional one would have.
+        Sequential model is described as the same chain of calls that a Functional one would have; the layers of a
+        model that stands in a layer's place are among them, under names such as ``"encoder/lstm"``.
     inputs, outputs
         The model's tensors in the order of the framework's own ``predict``.
     input_names, output_names

@@ -11,20 +11,30 @@ from typing import Any, Final, TypeGuard
 
 from lstm_engine.description import Call, TensorRef
 
-from .keras_layers import MERGES, OPERATIONS, KerasLayer, Problems, shown
+from .keras_layers import ATTENTION, MERGES, OPERATIONS, RECURRENT, KerasLayer, Problems, shown
 
 __all__ = ["flat_tensors", "parse_calls"]
 
 #: Arguments after the input, in the order in which Keras takes them by position.
 _ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(ATTENTION, ("mask", "training", "return_attention_scores", "use_causal_mask")),
     "BatchNormalization": ("training", "mask"),
-    "Bidirectional": ("initial_state", "mask", "training"),
+    **dict.fromkeys(("Bidirectional", *RECURRENT), ("initial_state", "mask", "training")),
+    "Functional": ("training", "mask"),
     "GlobalAveragePooling1D": ("mask",),
-    "LSTM": ("initial_state", "mask", "training"),
+    "Model": ("training", "mask"),
+    "Sequential": ("training", "mask"),
     "Softmax": ("mask",),
     "TimeDistributed": ("training", "mask"),
 }
 _OTHER_ARGUMENTS: Final = ("training",)
+
+#: Arguments of a MultiHeadAttention layer in Keras's order, and those of them that may be tensors.
+_HEADS_ARGUMENTS: Final = (
+    *("query", "value", "key", "query_mask", "value_mask", "key_mask", "attention_mask"),
+    *("return_attention_scores", "training", "use_causal_mask"),
+)
+_HEADS_TENSORS: Final = ("query", "value", "key", "attention_mask")
 
 #: Names by which the main input can be given.
 _INPUT_NAMES: Final = ("inputs", "sequences")
@@ -60,7 +70,7 @@ def parse_calls(layer: KerasLayer, nodes: Any, problems: Problems) -> None:
         try:
             if layer.operation:
                 call = _operation_call(layer, node)
-            elif isinstance(node, dict):
+            elif isinstance(node, dict) and "args" in node:
                 call = _call_of_keras_3(layer, node)
             else:
                 call = _call_of_keras_2(layer, node)
@@ -68,10 +78,11 @@ def parse_calls(layer: KerasLayer, nodes: Any, problems: Problems) -> None:
             kind = problems.damaged if error.damaged else problems.unsupported
             kind.append(f"layer {shown(layer.name)} ({layer.class_name}), call {number}: {error}")
             continue
-        if layer.class_name not in MERGES and not layer.operation and len(call.inputs) != 1:
+        wanted = 1 if layer.model is None else len(layer.model.inputs)
+        if layer.class_name not in MERGES | ATTENTION and not layer.operation and len(call.inputs) != wanted:
             problems.damaged.append(
-                f"layer {shown(layer.name)} ({layer.class_name}), call {number}: expected one input, "
-                f"found {len(call.inputs)}"
+                f"layer {shown(layer.name)} ({layer.class_name}), call {number}: expected "
+                f"{'one input' if wanted == 1 else f'{wanted} inputs'}, found {len(call.inputs)}"
             )
         layer.calls.append(call)
 
@@ -102,11 +113,17 @@ def flat_tensors(value: Any) -> list[TensorRef]:
 
 
 def _call_of_keras_3(layer: KerasLayer, node: dict[str, Any]) -> Call:
-    given = _bound(layer, node, ("inputs", *_ARGUMENTS.get(layer.class_name, _OTHER_ARGUMENTS)))
+    if layer.class_name == "MultiHeadAttention":
+        given = _bound(layer, node, _HEADS_ARGUMENTS)
+    else:
+        given = _bound(layer, node, ("inputs", *_ARGUMENTS.get(layer.class_name, _OTHER_ARGUMENTS)))
+    if layer.class_name in ATTENTION:
+        return _attention_call(layer, given, _tensors)
     inputs = [given.pop(name) for name in _INPUT_NAMES if name in given]
     if len(inputs) != 1:
         raise _UnreadableError(f"expected one argument 'inputs', found {len(inputs)}")
-    return Call(_tensors(inputs[0]), _keywords(layer, given, _tensors))
+    parts = inputs if layer.model is None else _parts(layer, inputs[0])
+    return Call(tuple(tensor for part in parts for tensor in _tensors(part)), _keywords(layer, given, _tensors))
 
 
 def _operation_call(layer: KerasLayer, node: Any) -> Call:
@@ -163,13 +180,14 @@ def _tensors(value: Any) -> tuple[TensorRef, ...]:
 
 
 def _call_of_keras_2(layer: KerasLayer, node: Any) -> Call:
-    if not isinstance(node, list):
+    if not isinstance(node, list) and layer.model is None:
         raise _UnreadableError(f"expected a list of [layer, call, output, kwargs], found {shown(node)}")
     # A layer whose input is one tensor and not a list may be written without the outer list.
-    entries = [node] if node and isinstance(node[0], str) else node
+    entries = _parts(layer, node) if layer.model is not None else [node] if node and isinstance(node[0], str) else node
+    stateful = layer.class_name in {"Bidirectional", *RECURRENT}
     inputs: list[TensorRef] = []
     keywords: dict[str, Any] = {}
-    for entry in entries:
+    for entry in _flat(entries) if stateful else entries:
         if isinstance(entry, list) and entry and entry[0] == "_CONSTANT_VALUE":
             raise _UnreadableError("a constant as input is not supported; make it an input of the model", damaged=False)
         if not isinstance(entry, list) or not 3 <= len(entry) <= 4 or not _is_reference(entry[:3]):
@@ -179,13 +197,23 @@ def _call_of_keras_2(layer: KerasLayer, node: Any) -> Call:
         if not isinstance(extra, dict) or (extra and keywords and extra != keywords):
             raise _UnreadableError(f"expected the same kwargs with each input, found {shown(extra)}")
         keywords = extra or keywords
-    if layer.class_name in ("LSTM", "Bidirectional") and len(inputs) > 1:
-        # Keras 2 gives the initial state as further inputs.
+    if layer.class_name in ATTENTION:
+        first = "query" if layer.class_name == "MultiHeadAttention" else "inputs"
+        return _attention_call(layer, {first: tuple(inputs), **keywords}, _tensors_of_keras_2)
+    if stateful and len(inputs) > 1:
+        # Keras 2 gives the initial state as further inputs, and a Bidirectional a second time by name.
         others = _keywords(layer, keywords, _tensors_of_keras_2)
-        if "initial_state" in others:
-            raise _UnreadableError("expected one initial state, found two")
-        return Call((inputs[0],), {"initial_state": tuple(inputs[1:]), **others})
+        if others.setdefault("initial_state", tuple(inputs[1:])) != tuple(inputs[1:]):
+            raise _UnreadableError("expected one initial state, found two that differ")
+        return Call((inputs[0],), others)
     return Call(tuple(inputs), _keywords(layer, keywords, _tensors_of_keras_2))
+
+
+def _flat(entry: Any) -> list[Any]:
+    """Return what the lists in lists hold that stacked cells have for their states."""
+    if not isinstance(entry, list) or (entry and isinstance(entry[0], str)):
+        return [entry]
+    return [part for inner in entry for part in _flat(inner)]
 
 
 def _tensors_of_keras_2(value: Any) -> tuple[TensorRef, ...]:
@@ -196,6 +224,40 @@ def _tensors_of_keras_2(value: Any) -> tuple[TensorRef, ...]:
 
 
 # --- Both -------------------------------------------------------------------------------------------------------------
+
+
+def _attention_call(layer: KerasLayer, given: dict[str, Any], tensors: Any) -> Call:
+    """Return a call of an attention layer: all its tensors as inputs.
+
+    What they are, and what the call says beside them, goes into ``layer.config``: ``call_arguments`` names the inputs.
+    """
+    found: dict[str, tuple[TensorRef, ...]] = {}
+    if layer.class_name == "MultiHeadAttention":
+        for name in _HEADS_TENSORS:
+            if (value := given.pop(name, None)) is not None:
+                found[name] = value if isinstance(value, tuple) else tensors(value)
+    else:
+        value = given.pop("inputs", ())
+        inputs = value if isinstance(value, tuple) else tensors(value)
+        found = {name: (tensor,) for name, tensor in zip(_HEADS_TENSORS, inputs, strict=False)}
+        if len(inputs) > 3:
+            raise _UnreadableError(f"expected a query, a value and a key, found {len(inputs)} inputs")
+    if not {"query", "value"} <= found.keys() or any(len(group) != 1 for group in found.values()):
+        raise _UnreadableError(f"expected one query, one value and at most one key, found {', '.join(found) or 'none'}")
+    settings: dict[str, Any] = {"call_arguments": list(found)}
+    for name in ("return_attention_scores", "use_causal_mask"):
+        settings[name] = given.pop(name, None) or False
+        if settings[name] is not True and settings[name] is not False:
+            raise _UnreadableError(f"expected its argument {name!r} to be true or false, found {shown(settings[name])}")
+    # Masks travel with the tensors; what is None, also in a list, is left to them.
+    given = {name: value for name, value in given.items() if value and value != [None] * len(value)}
+    if "mask" in given:
+        raise _UnreadableError("its argument 'mask', given by hand, is not supported", damaged=False)
+    _keywords(layer, given, tensors)
+    if layer.calls and any(layer.config.get(name) != value for name, value in settings.items()):
+        raise _UnreadableError("its arguments differ between its calls", damaged=False)
+    layer.config.update(settings)
+    return Call(tuple(tensor for group in found.values() for tensor in group))
 
 
 def _keywords(layer: KerasLayer, given: dict[str, Any], tensors: Any) -> dict[str, tuple[TensorRef, ...]]:
@@ -212,11 +274,29 @@ def _keywords(layer: KerasLayer, given: dict[str, Any], tensors: Any) -> dict[st
                     "expected a call without",
                     damaged=False,
                 )
+        elif name == "mask" and layer.model is not None:
+            masks = enumerate(_parts(layer, value))
+            keywords.update({f"mask {place}": tensors(mask) for place, mask in masks if mask is not None})
         elif name in known:
             keywords[name] = tensors(value)
         else:
             raise _UnreadableError(f"its argument {shown(name)} is not supported", damaged=False)
     return keywords
+
+
+def _parts(layer: KerasLayer, value: Any) -> list[Any]:
+    """Return what a nested model is given for each of its inputs, out of the lists and dicts that hold it."""
+    assert layer.model is not None
+    if isinstance(value, dict) and value.get("class_name") != "__keras_tensor__":
+        # Keras flattens a dict by sorted keys; a model whose inputs are a list takes them by the names of its inputs.
+        named = isinstance(layer.config.get("input_layers"), dict)
+        names = sorted(value) if named else [tensor.layer for tensor in layer.model.inputs]
+        if not value.keys() >= set(names):
+            raise _UnreadableError(f"expected the inputs {', '.join(map(shown, names))}, found {shown(value)}")
+        value = [value[name] for name in names]
+    if not isinstance(value, list) or (value and isinstance(value[0], str)):
+        return [value]
+    return [part for inner in value for part in _parts(layer, inner)]
 
 
 def _is_reference(value: Any) -> TypeGuard[list[Any]]:

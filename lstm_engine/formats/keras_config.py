@@ -7,13 +7,17 @@ read here and nowhere else: nothing that a configuration names is imported, and 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, Final
 
 from lstm_engine.description import Call, TensorRef
 
 from .keras_calls import flat_tensors, parse_calls
-from .keras_layers import LAYERS, MERGES, MODELS, OPERATIONS, KerasLayer, KerasModel, Problems, shown
-from .keras_masks import drop_recorded_masks
+from .keras_layers import CELLS, LAYERS, MERGES, MODELS, OPERATIONS, RECURRENT, KerasLayer, KerasModel, Problems, shown
+from .keras_legacy import of_today
+from .keras_masks import drop_recorded_masks, unmask_after_heads
+from .keras_nesting import count_calls_from_zero, inlined, without_unmasked
 from .limits import current_limits
 
 __all__ = ["parse_model"]
@@ -24,6 +28,7 @@ _PACKAGES: Final = frozenset({"keras", "tensorflow", "tf_keras"})
 #: Wrapped layers that a wrapper's configuration holds, by the role that they play.
 _WRAPPED: Final[dict[str, dict[str, str]]] = {
     "Bidirectional": {"layer": "forward_layer", "backward_layer": "backward_layer"},
+    "RNN": {"cell": "cell"},
     "TimeDistributed": {"layer": "layer"},
 }
 
@@ -34,7 +39,7 @@ _SHARED_NAMES: Final = MERGES | {"Reshape", "Softmax"}
 _DTYPE_POLICIES: Final = frozenset({"DTypePolicy", "FloatDTypePolicy", "Policy", "PolicyV1"})
 
 
-def parse_model(tree: Any, subject: str) -> KerasModel:
+def parse_model(tree: Any, subject: str, version: str = "3") -> KerasModel:
     """Read the configuration of a model.
 
     Parameters
@@ -43,12 +48,14 @@ def parse_model(tree: Any, subject: str) -> KerasModel:
         The parsed JSON: ``config.json`` of a ``.keras`` archive, or ``model_config`` of a legacy file.
     subject
         What it was read from, for messages.
+    version
+        Version of the Keras that wrote it; Keras 1 had other names for many things.
 
     Returns
     -------
     KerasModel
-        The model without its weights; its graph is whole, free of loops, and without the operations by which Keras 3
-        records masks that travel along anyway.
+        The model without its weights; its graph is whole, free of loops, without models in a layer's place, and
+        without the operations by which Keras 3 records masks that travel along anyway.
 
     Raises
     ------
@@ -60,9 +67,25 @@ def parse_model(tree: Any, subject: str) -> KerasModel:
         If its parts do not fit together.
     """
     problems = Problems(subject)
+    saved = _model(of_today(tree, version), problems)
+    problems.raise_if_any()
+    assert saved is not None
+    model = inlined(saved, problems)
+    problems.raise_if_any()
+    unmask_after_heads(model, version)
+    drop_recorded_masks(model, _ordered(_needs(model), problems))
+    without_unmasked(model)
+    return model
+
+
+# --- Models -----------------------------------------------------------------------------------------------------------
+
+
+def _model(tree: Any, problems: Problems, shape: Any = None) -> KerasModel | None:
+    """Read a model, models inside of it left whole; what is wrong with it is noted."""
     if not isinstance(tree, dict) or not isinstance(tree.get("class_name"), str):
         problems.damaged.append(f"expected the configuration of a Keras model, found {shown(tree)}")
-        problems.raise_if_any()
+        return None
     kind, config = tree["class_name"], tree.get("config")
     if _holds_code(tree):
         problems.unsafe.append(_code_problem("the model"))
@@ -72,28 +95,26 @@ def parse_model(tree: Any, subject: str) -> KerasModel:
             "rebuild it as one of these and save it again"
         )
     elif kind == "Sequential":
-        return _sequential(config, tree, problems)
+        return _sequential(config, tree, problems, shape)
     elif isinstance(config, dict):
         return _functional(config, problems)
     else:
         problems.damaged.append(f"expected the model's config to be an object, found {shown(config)}")
-    problems.raise_if_any()
-    raise AssertionError("unreachable: a problem was noted")
+    return None
 
 
-# --- Models -----------------------------------------------------------------------------------------------------------
-
-
-def _sequential(config: Any, tree: dict[str, Any], problems: Problems) -> KerasModel:
+def _sequential(config: Any, tree: dict[str, Any], problems: Problems, shape: Any) -> KerasModel | None:
     # Before 2.2.3, Keras wrote the layers alone.
     settings = config if isinstance(config, dict) else {"layers": config}
     layers = _layers(settings.get("layers"), problems)
-    problems.raise_if_any()
+    if problems:
+        return None
+    saved = list(layers)
     if layers and layers[0].class_name != "InputLayer":
-        layers.insert(0, _input_before(layers[0], settings, tree, problems))
+        layers.insert(0, _input_before(layers[0], settings, tree, problems, shape))
     if len(layers) < 2:
         problems.damaged.append(f"expected an input and at least one layer, found {len(layers)} in all")
-    problems.raise_if_any()
+        return None
     tensors: tuple[TensorRef, ...] = (TensorRef(layers[0].name),)
     for layer in layers[1:]:
         if layer.class_name == "InputLayer":
@@ -102,20 +123,29 @@ def _sequential(config: Any, tree: dict[str, Any], problems: Problems) -> KerasM
             problems.unsupported.append(
                 f"layer {shown(layer.name)} ({layer.class_name}) follows one of {len(tensors)} outputs; expected one"
             )
+        elif layer.model is not None and len(layer.model.inputs) != 1:
+            problems.unsupported.append(
+                f"layer {shown(layer.name)} in a Sequential is a model of {len(layer.model.inputs)} inputs; expected 1"
+            )
         layer.calls.append(Call(tensors))
         tensors = tuple(TensorRef(layer.name, 0, output) for output in range(layer.output_count))
-    problems.raise_if_any()
-    return KerasModel(_model_name(settings, "sequential"), layers, (TensorRef(layers[0].name),), tensors)
+    return KerasModel(_model_name(settings, "sequential"), layers, (TensorRef(layers[0].name),), tensors, saved)
 
 
-def _input_before(first: KerasLayer, settings: dict[str, Any], tree: dict[str, Any], problems: Problems) -> KerasLayer:
-    """Return the input layer that a Sequential model has without saying so."""
+def _input_before(
+    first: KerasLayer, settings: dict[str, Any], tree: dict[str, Any], problems: Problems, given: Any
+) -> KerasLayer:
+    """Return the input layer that a Sequential model has without saying so; ``given`` is a shape known otherwise."""
     build = tree.get("build_config")
+    config = first.config
+    if first.model is not None:
+        config = next(layer.config for layer in first.model.layers if layer.name == first.model.inputs[0].layer)
     candidates = (
-        first.config.get("batch_input_shape"),
-        first.config.get("batch_shape"),
+        config.get("batch_input_shape"),
+        config.get("batch_shape"),
         settings.get("build_input_shape"),
         build.get("input_shape") if isinstance(build, dict) else None,
+        given,
     )
     shape = next((candidate for candidate in candidates if candidate is not None), None)
     if not isinstance(shape, list):
@@ -123,16 +153,17 @@ def _input_before(first: KerasLayer, settings: dict[str, Any], tree: dict[str, A
             f"expected an input shape before layer {shown(first.name)}, found none: the model was saved before it was "
             "built; call it on data once and save it again"
         )
-    dtype = first.config.get("dtype")
+    dtype = config.get("dtype")
     name = f"{first.name}_input"
-    config = {"name": name, "batch_shape": shape, "dtype": dtype if isinstance(dtype, str) else "float32"}
-    return KerasLayer(name, "InputLayer", config)
+    made = {"name": name, "batch_shape": shape, "dtype": dtype if isinstance(dtype, str) else "float32"}
+    return KerasLayer(name, "InputLayer", made)
 
 
-def _functional(config: dict[str, Any], problems: Problems) -> KerasModel:
+def _functional(config: dict[str, Any], problems: Problems) -> KerasModel | None:
     entries = config.get("layers")
     layers = _layers(entries, problems)
-    problems.raise_if_any()
+    if problems:
+        return None
     for layer, entry in zip(layers, entries or (), strict=True):
         if layer.class_name != "InputLayer":
             parse_calls(layer, entry.get("inbound_nodes"), problems)
@@ -142,12 +173,13 @@ def _functional(config: dict[str, Any], problems: Problems) -> KerasModel:
             ends.append(tuple(flat_tensors(config.get(key))))
         except ValueError as error:
             problems.damaged.append(f"{key}: {error}")
-    problems.raise_if_any()
-    model = KerasModel(_model_name(config, "model"), layers, ends[0], ends[1])
-    order = _check_graph(model, problems)
-    problems.raise_if_any()
-    drop_recorded_masks(model, order)
-    return model
+    if problems:
+        return None
+    model = KerasModel(_model_name(config, "model"), layers, ends[0], ends[1], list(layers))
+    nodes = [node for entry in entries or () for node in entry.get("inbound_nodes") or ()]
+    count_calls_from_zero(model, keras_3=any(isinstance(node, dict) and "args" in node for node in nodes))
+    _check_graph(model, problems)
+    return None if problems else model
 
 
 def _model_name(config: dict[str, Any], default: str) -> str:
@@ -171,8 +203,8 @@ def _layers(entries: Any, problems: Problems) -> list[KerasLayer]:
     return layers
 
 
-def _layer(entry: Any, problems: Problems, wrapper: str = "") -> KerasLayer | None:
-    """Read one layer; what is wrong with it is noted, and the layer then left out."""
+def _layer(entry: Any, problems: Problems, wrapper: str = "", known: Collection[str] = LAYERS) -> KerasLayer | None:
+    """Read one layer of the classes ``known``; what is wrong with it is noted, and the layer then left out."""
     if not isinstance(entry, dict) or not isinstance(entry.get("class_name"), str):
         problems.damaged.append(f"expected a layer with a class_name{wrapper}, found {shown(entry)}")
         return None
@@ -193,18 +225,17 @@ def _layer(entry: Any, problems: Problems, wrapper: str = "") -> KerasLayer | No
     if kind == "Lambda" or _holds_code(entry):
         problems.unsafe.append(_code_problem(where))
     elif kind in MODELS and _is_keras(entry, "models", "engine"):
-        problems.unsupported.append(
-            f"{where} is a whole {kind} model; models inside of models are not supported: call its layers directly"
-        )
+        return _nested(entry, name, where, problems)
     elif operation and (kind not in OPERATIONS or wrapper):
         problems.unsupported.append(
             f"{where} is the operation {shown(kind)} of keras.ops, which is not supported: use a layer in its place"
         )
-    elif not operation and (kind not in LAYERS or not _is_keras(entry, "layers") or (wrapper and kind == "InputLayer")):
+    elif not operation and (kind not in known or not _is_keras(entry, "layers") or (wrapper and kind == "InputLayer")):
         problems.unsupported.append(f"{where} is of the class {shown(kind)}{_origin(entry)}, which is not supported")
     elif kind in ("Dense", "LSTM") and "units" not in config and "output_dim" in config:
         problems.unsupported.append(
-            f"{where} ({kind}) was written by Keras 1; load the model in Keras 2 and save it again"
+            f"{where} ({kind}) was written by Keras 1, but the configuration says otherwise; expected a keras_version "
+            "of '1'"
         )
     elif not _is_plain_policy(config.get("dtype")):
         problems.unsupported.append(f"{where} ({kind}) is quantized; expected a dtype policy of floating point")
@@ -214,26 +245,68 @@ def _layer(entry: Any, problems: Problems, wrapper: str = "") -> KerasLayer | No
     return None
 
 
+def _nested(entry: dict[str, Any], name: str, where: str, problems: Problems) -> KerasLayer | None:
+    """Read a model that stands in a layer's place."""
+    inside = Problems(problems.subject)
+    # It takes the shape of what it is called on, so that its own is never asked for.
+    model = _model(entry, inside, [None, None])
+    for found, kind in ((inside.unsafe, problems.unsafe), (inside.unsupported, problems.unsupported)):
+        kind.extend(f"{where}: {problem}" for problem in found)
+    problems.damaged.extend(f"{where}: {problem}" for problem in inside.damaged)
+    if model is None:
+        return None
+    config = {key: value for key, value in entry["config"].items() if key in ("name", "trainable", "input_layers")}
+    return KerasLayer(name, entry["class_name"], config, model=model)
+
+
 def _add_wrapped(layer: KerasLayer, problems: Problems) -> bool:
     """Read the layers that a wrapper holds; return whether they are there."""
     for key, role in _WRAPPED.get(layer.class_name, {}).items():
         entry = layer.config.get(key)
         if key == "backward_layer" and entry is None:
             # Keras then makes the backward layer from the forward one.
-            forward = layer.inner["forward_layer"]
-            config = dict(forward.config, go_backwards=not forward.config.get("go_backwards", False))
-            layer.inner[role] = KerasLayer(f"backward_{forward.name}", forward.class_name, config)
+            backward = _copied(layer.inner["forward_layer"])
+            backward.name = f"backward_{backward.name}"
+            backward.config = dict(backward.config, go_backwards=not backward.config.get("go_backwards", False))
+            layer.inner[role] = backward
             continue
-        wrapped = _layer(entry, problems, f" in {layer.class_name} {shown(layer.name)}")
+        known = {*CELLS, "StackedRNNCells"} if layer.class_name == "RNN" else LAYERS
+        wrapped = _layer(entry, problems, f" in {layer.class_name} {shown(layer.name)}", known)
         if wrapped is None:
             return False
-        if layer.class_name == "Bidirectional" and wrapped.class_name != "LSTM":
+        if layer.class_name == "Bidirectional" and wrapped.class_name not in RECURRENT:
             problems.unsupported.append(
-                f"layer {shown(layer.name)} is a Bidirectional around a {wrapped.class_name}; expected an LSTM"
+                f"layer {shown(layer.name)} is a Bidirectional around a {wrapped.class_name}; expected one of "
+                f"{', '.join(sorted(RECURRENT))}"
             )
             return False
         layer.inner[role] = wrapped
+    return _add_stacked(layer, problems) if layer.class_name == "StackedRNNCells" else True
+
+
+def _add_stacked(layer: KerasLayer, problems: Problems) -> bool:
+    """Read the cells of a StackedRNNCells, by the groups of their weights; return whether they are there."""
+    entries = layer.config.get("cells")
+    if not isinstance(entries, list) or not entries:
+        problems.damaged.append(f"layer {shown(layer.name)}: expected a list of cells, found {shown(entries)}")
+        return False
+    used: Counter[str] = Counter()
+    features = layer.features
+    for entry in entries:
+        cell = _layer(entry, problems, f" in {layer.class_name} {shown(layer.name)}", CELLS)
+        if cell is None:
+            return False
+        group, number = f"cells/{CELLS[cell.class_name]}", used[cell.class_name]
+        used[cell.class_name] += 1
+        layer.inner[f"{group}_{number}" if number else group] = cell
+        units = cell.config.get("units")
+        cell.features, features = features, units if isinstance(units, int) else None
     return True
+
+
+def _copied(layer: KerasLayer) -> KerasLayer:
+    """Return a layer that is still without weights once more, with all that it wraps."""
+    return replace(layer, inner={role: _copied(part) for role, part in layer.inner.items()}, weights={})
 
 
 def _is_keras(entry: dict[str, Any], *kinds: str) -> bool:
@@ -316,22 +389,17 @@ def _code_problem(where: str) -> str:
 # --- The graph --------------------------------------------------------------------------------------------------------
 
 
-def _check_graph(model: KerasModel, problems: Problems) -> list[tuple[str, int]]:
-    """Return the calls (layer, number) in an order in which they can be made.
-
-    References to what does not exist, loops, and operations used for anything but masks are noted as problems.
-    """
+def _check_graph(model: KerasModel, problems: Problems) -> None:
+    """Note references to what does not exist, loops, and operations that are used for anything but masks."""
     layers = {layer.name: layer for layer in model.layers}
     _check_ends(model, layers, problems)
     operations = {layer.name for layer in model.layers if layer.operation}
-    needs: dict[tuple[str, int], set[tuple[str, int]]] = {}
     for layer in model.layers:
         if not layer.calls and layer.class_name != "InputLayer":
             problems.damaged.append(f"layer {shown(layer.name)}: expected at least one call, found none")
         for number, call in enumerate(layer.calls):
             user = f"layer {shown(layer.name)}, call {number}"
-            tensors = [*call.inputs, *(tensor for group in call.keywords.values() for tensor in group)]
-            for tensor in tensors:
+            for tensor in call.tensors():
                 _check_tensor(tensor, layers, user, problems)
             # An operation drops the masks of its inputs, which a layer of the same name would pass on.
             outside = [tensor.layer for tensor in call.inputs if (tensor.layer in operations) != layer.operation]
@@ -340,17 +408,23 @@ def _check_graph(model: KerasModel, problems: Problems) -> list[tuple[str, int]]
                     f"{user}: operations of keras.ops are supported where they compute masks, not between "
                     f"{shown(outside[0])} and {shown(layer.name)}: use a layer in place of the operation"
                 )
-            needs[layer.name, number] = {
-                (tensor.layer, tensor.call)
-                for tensor in tensors
-                if tensor.layer in layers and layers[tensor.layer].class_name != "InputLayer"
-            }
     problems.unsupported.extend(
         f"the model's output {shown(tensor.layer)} is an operation of keras.ops; expected the output of a layer"
         for tensor in model.outputs
         if tensor.layer in operations
     )
-    return [] if problems else _ordered(needs, problems)
+    if not problems:
+        _ordered(_needs(model), problems)
+
+
+def _needs(model: KerasModel) -> dict[tuple[str, int], set[tuple[str, int]]]:
+    """Return for each call the calls whose outputs it takes."""
+    sources = {layer.name for layer in model.layers if layer.class_name == "InputLayer"}
+    return {
+        (layer.name, number): {(tensor.layer, tensor.call) for tensor in call.tensors() if tensor.layer not in sources}
+        for layer in model.layers
+        for number, call in enumerate(layer.calls)
+    }
 
 
 def _check_ends(model: KerasModel, layers: dict[str, KerasLayer], problems: Problems) -> None:

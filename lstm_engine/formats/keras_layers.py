@@ -12,48 +12,76 @@ from lstm_engine.description import Call, LayerDescription, ModelDescription, Te
 from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelError, raise_together
 
 __all__ = [
+    "ATTENTION",
+    "CELLS",
     "LAYERS",
     "MERGES",
     "MODELS",
     "OPERATIONS",
+    "RECURRENT",
     "KerasLayer",
     "KerasModel",
     "Problems",
     "shown",
 ]
 
+#: Layers that run a cell over time.
+RECURRENT: Final = frozenset({"GRU", "LSTM", "RNN", "SimpleRNN"})
+
+#: Cells, which stand in an RNN layer or among stacked cells alone, each with the name of its group in an archive.
+CELLS: Final = {"GRUCell": "gru_cell", "LSTMCell": "lstm_cell", "SimpleRNNCell": "simple_rnn_cell"}
+
 #: Layers that merge a list of tensors.
-MERGES: Final = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"})
+MERGES: Final = frozenset({"Add", "Average", "Concatenate", "Dot", "Maximum", "Minimum", "Multiply", "Subtract"})
+
+#: Layers that are called on a query, a value and, at times, a key.
+ATTENTION: Final = frozenset({"AdditiveAttention", "Attention", "MultiHeadAttention"})
 
 #: Every layer class that is read; a file's other classes are refused by name.
-LAYERS: Final = MERGES | {
-    "Activation",
-    "ActivityRegularization",
-    "AlphaDropout",
-    "BatchNormalization",
-    "Bidirectional",
-    "Dense",
-    "Dropout",
-    "ELU",
-    "Embedding",
-    "Flatten",
-    "GaussianDropout",
-    "GaussianNoise",
-    "GlobalAveragePooling1D",
-    "GlobalMaxPooling1D",
-    "InputLayer",
-    "LSTM",
-    "LayerNormalization",
-    "LeakyReLU",
-    "Masking",
-    "Permute",
-    "ReLU",
-    "RepeatVector",
-    "Reshape",
-    "Softmax",
-    "SpatialDropout1D",
-    "TimeDistributed",
-}
+LAYERS: Final = (
+    MERGES
+    | ATTENTION
+    | RECURRENT
+    | {
+        "Activation",
+        "ActivityRegularization",
+        "AlphaDropout",
+        "AveragePooling1D",
+        "BatchNormalization",
+        "Bidirectional",
+        "Conv1D",
+        "Cropping1D",
+        "Dense",
+        "DepthwiseConv1D",
+        "Dropout",
+        "ELU",
+        "Embedding",
+        "Flatten",
+        "GaussianDropout",
+        "GaussianNoise",
+        "GlobalAveragePooling1D",
+        "GlobalMaxPooling1D",
+        "InputLayer",
+        "LayerNormalization",
+        "LeakyReLU",
+        "Masking",
+        "MaxPooling1D",
+        "Normalization",
+        "PReLU",
+        "Permute",
+        "ReLU",
+        "RepeatVector",
+        "Rescaling",
+        "Reshape",
+        "SeparableConv1D",
+        "Softmax",
+        "SpatialDropout1D",
+        "TimeDistributed",
+        "UnitNormalization",
+        "UpSampling1D",
+        "ZeroPadding1D",
+    }
+)
 
 #: Model classes; ``Model`` is what Keras 2 wrote for ``Functional`` before TensorFlow 2.3.
 MODELS: Final = frozenset({"Functional", "Model", "Sequential"})
@@ -64,6 +92,7 @@ OPERATIONS: Final[dict[str, tuple[str, ...]]] = {
     "All": ("x",),
     "Any": ("x",),
     "Concatenate": ("xs",),
+    "ConvertToTensor": ("x",),
     "ExpandDims": ("x",),
     "LogicalAnd": ("x1", "x2"),
     "LogicalOr": ("x1", "x2"),
@@ -90,8 +119,12 @@ class KerasLayer:
         Wrapped layers by role.
     calls
         Uses in the graph.
-    weights
-        Arrays by name, filled by the reader of the weights.
+    weights, sources
+        Arrays by name and their keys in the file, filled by the reader of the weights.
+    model
+        The layers and the graph of a model that stands in a layer's place.
+    joined
+        Whether it is no layer of the file, but stands for the mask that a nested model was given.
     """
 
     name: str
@@ -102,16 +135,33 @@ class KerasLayer:
     inner: dict[str, KerasLayer] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     weights: dict[str, NDArray[Any]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    model: KerasModel | None = None
+    joined: bool = False
+
+    def __post_init__(self) -> None:
+        if self.class_name == "MultiHeadAttention":
+            # Its weights are those of four layers within it, which no configuration describes.
+            for role in ("query", "key", "value", "output"):
+                name = f"{self.name}/{role}"
+                self.inner[f"{role}_dense"] = KerasLayer(name, "EinsumDense", {**self.config, "role": role})
 
     @property
     def output_count(self) -> int:
         """Number of tensors that one call returns."""
-        if self.class_name == "LSTM":
-            return 3 if self.config.get("return_state") else 1
-        if self.class_name == "Bidirectional":
-            states = 2 * (self.inner["forward_layer"].output_count - 1)
-            return (2 if self.config.get("merge_mode", "concat") is None else 1) + states
-        return 1
+        if self.model is not None:
+            return len(self.model.outputs)
+        if self.class_name in ATTENTION:
+            return 2 if self.config.get("return_attention_scores") else 1
+        forward = self.inner.get("forward_layer")
+        outputs = 2 if forward is not None and self.config.get("merge_mode", "concat") is None else 1
+        return outputs + (self.state_count if (forward or self).config.get("return_state") else 0)
+
+    @property
+    def state_count(self) -> int:
+        """Number of states of a recurrent layer or a cell."""
+        own = 2 if self.class_name.startswith("LSTM") else 1
+        return sum(part.state_count for part in self.inner.values()) or own
 
     def walk(self) -> Iterator[KerasLayer]:
         """Iterate over the layer and all that it wraps, in the order of their weights."""
@@ -128,24 +178,39 @@ class KerasLayer:
             weights=self.weights,
             inner={role: wrapped.description() for role, wrapped in self.inner.items()},
             calls=tuple(self.calls),
+            sources=self.sources,
+            model=None if self.model is None else self.model.description("", "", ""),
         )
 
 
 @dataclass(slots=True, eq=False)
 class KerasModel:
-    """A model while it is being read: its graph is checked, its weights are still to come."""
+    """A model while it is being read: its graph is checked, its weights are still to come.
+
+    Parameters
+    ----------
+    name
+        The model's name.
+    layers
+        All layers of the graph.
+    inputs, outputs
+        Its ends.
+    saved
+        The layers as the file has them, models in models left whole: what its weights are arranged by.
+    """
 
     name: str
     layers: list[KerasLayer]
     inputs: tuple[TensorRef, ...]
     outputs: tuple[TensorRef, ...]
+    saved: list[KerasLayer]
 
-    def description(self, source: str, format: str, version: str) -> ModelDescription:
+    def description(self, source: str, format: str, version: str, inferred: tuple[str, ...] = ()) -> ModelDescription:
         """Return the finished model.
 
         Parameters
         ----------
-        source, format, version
+        source, format, version, inferred
             As the fields of :class:`~lstm_engine.description.ModelDescription`.
         """
         return ModelDescription(
@@ -159,6 +224,7 @@ class KerasModel:
             outputs=self.outputs,
             input_names=tuple(tensor.layer for tensor in self.inputs),
             output_names=tuple(tensor.layer for tensor in self.outputs),
+            inferred=inferred,
         )
 
 

@@ -9,13 +9,15 @@ Then a model of Keras 3 has the graph of one of Keras 2. What remains is a mask 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from lstm_engine.description import Call, TensorRef
 
-from .keras_layers import MERGES, KerasLayer, KerasModel
+from .keras_layers import ATTENTION, MERGES, RECURRENT, KerasLayer, KerasModel
 
-__all__ = ["drop_recorded_masks"]
+__all__ = ["drop_recorded_masks", "unmask_after_heads"]
 
 #: Layers that pass the mask of their input on (Keras: ``supports_masking`` without a ``compute_mask`` of their own).
 _PASSING: Final = frozenset(
@@ -31,15 +33,89 @@ _PASSING: Final = frozenset(
         "GaussianNoise",
         "LayerNormalization",
         "LeakyReLU",
+        "Normalization",
+        "PReLU",
         "ReLU",
+        "Rescaling",
         "Softmax",
         "SpatialDropout1D",
         "TimeDistributed",
+        "UnitNormalization",
     }
 )
 
 #: A term by its number; None is no mask at all.
 _Term = int | None
+
+
+def unmask_after_heads(model: KerasModel, version: str) -> None:
+    """Let the masks end that a MultiHeadAttention layer takes off its inputs, as it has done since Keras 3.8.
+
+    Whatever runs after it and takes the same tensor finds it without a mask, the way past it in a transformer's block
+    above all; an operation in between says so. Masks that the graph records are arguments of their own and stay.
+
+    Parameters
+    ----------
+    model
+        A model whose graph is sound.
+    version
+        Version of the Keras that wrote it.
+    """
+    found = re.match(r"([0-9]{1,4})\.([0-9]{1,4})", version)
+    since = found is not None and (int(found[1]), int(found[2])) >= (3, 8)
+    if not since or all(layer.class_name != "MultiHeadAttention" for layer in model.layers):
+        return
+    layers = {layer.name: layer for layer in model.layers}
+    taken: dict[TensorRef, TensorRef | None] = {}
+    for name, number in _running_order(model, layers):
+        layer = layers[name]
+        call = layer.calls[number]
+        if layer.operation:
+            continue
+        for tensor in call.inputs:
+            if tensor in taken and taken[tensor] is None:
+                bare = f"{tensor.layer}/unmasked"
+                while bare in layers:
+                    bare += "'"
+                layers[bare] = KerasLayer(bare, "ConvertToTensor", {"name": bare}, operation=True)
+                layers[bare].calls.append(Call((tensor,)))
+                taken[tensor] = TensorRef(bare)
+        layer.calls[number] = Call(tuple(taken.get(tensor) or tensor for tensor in call.inputs), call.keywords)
+        if layer.class_name == "MultiHeadAttention":
+            for tensor, role in zip(call.inputs, layer.config["call_arguments"], strict=True):
+                if role != "attention_mask":
+                    taken.setdefault(tensor, None)
+    model.layers[:] = layers.values()
+
+
+def _running_order(model: KerasModel, layers: Mapping[str, KerasLayer]) -> list[tuple[str, int]]:
+    """Return the calls in the order in which Keras 3 runs them: by their distance from the outputs.
+
+    Calls of one distance follow each other as Keras's walk from the outputs meets them (``map_graph``).
+    """
+
+    def sources(name: str, number: int) -> list[tuple[str, int]]:
+        calls = layers[name].calls
+        return [(tensor.layer, tensor.call) for tensor in calls[number].tensors()] if calls else []
+
+    finished: dict[tuple[str, int], None] = {}
+    pending = [((tensor.layer, tensor.call), False) for tensor in reversed(model.outputs)]
+    while pending:
+        node, left = pending.pop()
+        if left:
+            finished.setdefault(node)
+        elif node not in finished:
+            pending.append((node, True))
+            pending.extend((source, False) for source in reversed(sources(*node)))
+    depths: dict[tuple[str, int], int] = {}
+    layer_depths: dict[str, int] = {}
+    for node in reversed(finished):
+        depth = max(depths.setdefault(node, 0), layer_depths.get(node[0], 0))
+        depths[node] = layer_depths[node[0]] = depth
+        for source in sources(*node):
+            depths[source] = max(depth + 1, depths.get(source, 0))
+    running = sorted(depths, key=lambda node: -depths[node])
+    return [(name, number) for name, number in running if layers[name].calls]
 
 
 def drop_recorded_masks(model: KerasModel, order: list[tuple[str, int]]) -> None:
@@ -61,6 +137,9 @@ def drop_recorded_masks(model: KerasModel, order: list[tuple[str, int]]) -> None
     for name, number in order:
         layer = layers[name]
         call = layer.calls[number]
+        if layer.class_name == "ConvertToTensor":  # an attention layer's, of a mask that is a tensor already
+            terms.values[name, number, 0] = terms.value(call.inputs[0])
+            continue
         if layer.operation:
             terms.values[name, number, 0] = terms.operation(
                 layer.class_name, _settings(layer), *(terms.value(tensor) for tensor in call.inputs)
@@ -124,14 +203,16 @@ def _masks_after(layer: KerasLayer, call: Call, masks: list[_Term], terms: _Term
         if isinstance(value, int | float):
             counts = terms.operation("NotEqual", {"x2": float(value)}, terms.value(call.inputs[0]))
             result = terms.operation("Any", {"axis": -1}, counts)
-    elif kind == "LSTM":
+    elif kind in RECURRENT:
         result = masks[0] if config.get("return_sequences") else None
     elif kind == "Bidirectional":
         result = masks[0] if layer.inner["forward_layer"].config.get("return_sequences") else None
         return [result] * (2 if config.get("merge_mode", "concat") is None else 1) + [None] * (layer.output_count - 1)
     elif kind == "Concatenate":
         result = _concatenated(config.get("axis", -1), call, masks, terms)
-    elif kind in MERGES:
+    elif kind in ATTENTION:
+        result = masks[0]
+    elif kind in MERGES and kind != "Dot":
         if all(mask is not None for mask in masks):
             result = masks[0]
             for mask in masks[1:]:
@@ -178,5 +259,4 @@ def _drop_unused_operations(model: KerasModel) -> None:
 
 
 def _sources(layer: KerasLayer) -> list[str]:
-    groups = [group for call in layer.calls for group in (call.inputs, *call.keywords.values())]
-    return [tensor.layer for group in groups for tensor in group]
+    return [tensor.layer for call in layer.calls for tensor in call.tensors()]

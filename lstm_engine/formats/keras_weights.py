@@ -12,21 +12,24 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from .hdf5 import HDF5Group
-from .keras_layers import KerasLayer, Problems, shown
+from .keras_layers import CELLS, RECURRENT, KerasLayer, Problems, shown
+from .keras_legacy import GATE_WEIGHTS, join_gates, unfold_cudnn
+from .keras_npz import ArrayTree
 
-__all__ = ["check_shapes", "group_names", "read_archive_weights", "read_legacy_weights"]
+__all__ = ["CONTAINERS", "check_shapes", "group_names", "read_archive_weights", "read_legacy_weights"]
 
 #: Containers of the layers' groups: TensorFlow 2.12 and 2.13 wrote the second one.
-_CONTAINERS: Final = ("layers", "_layer_checkpoint_dependencies")
+CONTAINERS: Final = ("layers", "_layer_checkpoint_dependencies")
 
 
 @dataclass(frozen=True, slots=True)
 class _Weight:
-    """One weight: a size in ``shape`` is a number, or a name of a size that the file does not state."""
+    """One weight: a size in ``shape`` is a number, or a name of a size that the file does not state; None is any."""
 
     name: str
-    shape: tuple[int | str, ...]
+    shape: tuple[int | str, ...] | None
     trainable: bool = True
+    whole: bool = False  #: whether it holds whole numbers
 
 
 def _own_weights(layer: KerasLayer, problems: Problems | None = None) -> list[_Weight]:
@@ -35,6 +38,8 @@ def _own_weights(layer: KerasLayer, problems: Problems | None = None) -> list[_W
 
     def size(key: str) -> int | str:
         value = config.get(key)
+        if isinstance(value, list) and len(value) == 1:
+            (value,) = value
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
         if problems is not None:
@@ -48,13 +53,16 @@ def _own_weights(layer: KerasLayer, problems: Problems | None = None) -> list[_W
         return [_Weight(name, shape)] if config.get(key, True) else []
 
     match layer.class_name:
-        case "LSTM":
+        case "GRU" | "GRUCell" | "LSTM" | "LSTMCell" | "SimpleRNN" | "SimpleRNNCell":
             units = size("units")
-            gates = 4 * units if isinstance(units, int) else "4 * units"
+            count = {"G": 3, "L": 4, "S": 1}[layer.class_name[0]]
+            gates = count * units if isinstance(units, int) else f"{count} * units"
+            # A stacked cell takes what the one before it gives.
+            features = layer.features or "features" if layer.class_name in CELLS else "features"
             return [
-                _Weight("kernel", ("features", gates)),
+                _Weight("kernel", (features, gates)),
                 _Weight("recurrent_kernel", (units, gates)),
-                *used("use_bias", "bias", (gates,)),
+                *used("use_bias", "bias", (2, gates) if count == 3 and config.get("reset_after") else (gates,)),
             ]
         case "Dense":
             units = size("units")
@@ -74,6 +82,37 @@ def _own_weights(layer: KerasLayer, problems: Problems | None = None) -> list[_W
             scale, center = used("scale", "gamma", shape), used("center", "beta", shape)
             # Root-mean-square scaling has a gamma always and a beta never.
             return [_Weight("gamma", shape)] if config.get("rms_scaling") else scale + center
+        case "Conv1D":
+            groups = config.get("groups", 1)
+            shape = (size("kernel_size"), _channels(config) if groups == 1 else "channels / groups", size("filters"))
+            return [_Weight("kernel", shape), *used("use_bias", "bias", (shape[2],))]
+        case "DepthwiseConv1D" | "SeparableConv1D":
+            depthwise = _Weight("depthwise_kernel", (size("kernel_size"), _channels(config), size("depth_multiplier")))
+            if layer.class_name == "DepthwiseConv1D":
+                return [depthwise, *used("use_bias", "bias", ("channels * depth_multiplier",))]
+            filters = size("filters")
+            pointwise = _Weight("pointwise_kernel", (1, "channels * depth_multiplier", filters))
+            return [depthwise, pointwise, *used("use_bias", "bias", (filters,))]
+        case "PReLU":
+            return [_Weight("alpha", None)]
+        case "Normalization" if config.get("mean") is None:
+            shape = () if config.get("axis", -1) is None else _normalized(config.get("axis", -1))
+            statistics = [_Weight(name, shape, trainable=False) for name in ("mean", "variance")]
+            return [*statistics, _Weight("count", (), trainable=False, whole=True)]
+        case "Attention":
+            concat = [_Weight("concat_score_weight", ())] if config.get("score_mode") == "concat" else []
+            return [*([_Weight("scale", ())] if config.get("use_scale") else []), *concat]
+        case "AdditiveAttention":
+            return used("use_scale", "scale", ("features",))
+        case "EinsumDense":  # a part of a MultiHeadAttention: no such layer is read on its own
+            heads, role = size("num_heads"), config["role"]
+            width = size("key_dim" if role in ("query", "key") else "value_dim")
+            if role != "output":
+                projection = [_Weight("kernel", (f"{role} features", heads, width))]
+                return [*projection, *used("use_bias", "bias", (heads, width))]
+            wanted = config.get("output_shape") or "query features"
+            shape = tuple(wanted) if isinstance(wanted, list) else (wanted,)
+            return [_Weight("kernel", (heads, width, *shape)), *used("use_bias", "bias", shape)]
         case _:
             return []
 
@@ -82,6 +121,20 @@ def _normalized(axis: Any) -> tuple[int | str, ...]:
     """Return the shape of the weights of a normalization along ``axis``."""
     axes = axis if isinstance(axis, list) else [axis]
     return tuple("features" if number == -1 else f"axis {shown(number)}" for number in axes)
+
+
+def _channels(config: dict[str, Any]) -> str:
+    """Return the name of the number of channels: what the file states is the size of the last axis."""
+    return "channels" if config.get("data_format") == "channels_first" else "features"
+
+
+def _every_layer(layers: Iterable[KerasLayer]) -> Iterator[KerasLayer]:
+    """Iterate over layers and those of the models among them and within them, at any depth."""
+    for layer in layers:
+        yield layer
+        for part in layer.walk():
+            if part.model is not None:
+                yield from _every_layer(part.model.saved)
 
 
 def check_shapes(layers: Iterable[KerasLayer], problems: Problems) -> None:
@@ -94,9 +147,10 @@ def check_shapes(layers: Iterable[KerasLayer], problems: Problems) -> None:
     problems
         Where problems are noted.
     """
-    for layer in layers:
+    for layer in _every_layer(layers):
         sizes: dict[str, int] = {}
         for part in layer.walk():
+            unfold_cudnn(part)
             inside = "" if part is layer else f" in layer {shown(layer.name)}"
             if part.features is not None:
                 sizes.setdefault("features", part.features)
@@ -104,8 +158,9 @@ def check_shapes(layers: Iterable[KerasLayer], problems: Problems) -> None:
                 array = part.weights.get(weight.name)
                 if array is None:
                     continue  # noted by the reader of the weights
+                shape = array.shape if weight.shape is None else weight.shape
                 where = f"layer {shown(part.name)} ({part.class_name}){inside}: {weight.name}"
-                wanted = [sizes.get(size, size) if isinstance(size, str) else size for size in weight.shape]
+                wanted = [sizes.get(size, size) if isinstance(size, str) else size for size in shape]
                 fits = len(wanted) == array.ndim and all(
                     found == size for found, size in zip(array.shape, wanted, strict=True) if isinstance(size, int)
                 )
@@ -114,11 +169,9 @@ def check_shapes(layers: Iterable[KerasLayer], problems: Problems) -> None:
                     problems.damaged.append(f"{where}: expected shape ({expected}), found {array.shape}")
                     continue
                 sizes.update(
-                    (size, found)
-                    for size, found in zip(weight.shape, array.shape, strict=True)
-                    if isinstance(size, str)
+                    (size, found) for size, found in zip(shape, array.shape, strict=True) if isinstance(size, str)
                 )
-                if array.dtype.kind != "f":
+                if array.dtype.kind not in ("iu" if weight.whole else "f"):
                     problems.unsupported.append(
                         f"{where}: expected floating point, found {array.dtype}; save the model without quantization"
                     )
@@ -161,7 +214,9 @@ def group_names(layers: Iterable[KerasLayer], *, counts: str = "all") -> dict[st
     return names
 
 
-def read_archive_weights(root: HDF5Group, layers: list[KerasLayer], version: str, problems: Problems) -> None:
+def read_archive_weights(
+    root: HDF5Group | ArrayTree, layers: list[KerasLayer], version: str, problems: Problems
+) -> None:
     """Read the weights of ``model.weights.h5`` into the layers.
 
     Parameters
@@ -175,53 +230,81 @@ def read_archive_weights(root: HDF5Group, layers: list[KerasLayer], version: str
     problems
         Where problems are noted: missing and superfluous weights, wrong shapes.
     """
-    container = next((name for name in _CONTAINERS if name in root), None)
+    container = next((name for name in CONTAINERS if name in root), None)
     if container is None:
-        if any(_own_weights(part) for layer in layers for part in layer.walk()):
+        if any(_own_weights(part) for layer in _every_layer(layers) for part in layer.walk()):
             problems.damaged.append("expected a group 'layers' with the weights, found none")
         return
-    group = root.group(container)
-    present = set(group.names())
     rules = ("unvisited", "all") if version.startswith(("1.", "2.")) else ("all", "unvisited")
     if container != "layers":
         rules = ("unvisited", "twice")
-    candidates = [group_names(layers, counts=rule) for rule in rules]
-    # The version says which rule to expect; the groups that are there say whether it was followed.
-    names = next((names for names in candidates if present <= set(names.values())), candidates[0])
-    for superfluous in sorted(present - set(names.values()))[:20]:
-        problems.damaged.append(f"the weights of {shown(f'{container}/{superfluous}')} belong to no layer")
-
-    found: dict[tuple[str, str], KerasLayer] = {}
-    missing: list[tuple[KerasLayer, str]] = []
-    for layer in layers:
-        for part, path in _paths(layer, names.get(layer.name, "")):
-            wanted = _own_weights(part)
-            place = f"{path}/cell/vars" if part.class_name == "LSTM" else f"{path}/vars"
-            if path and place in group:
-                _read_group(group.group(place), part, wanted, problems)
-                found.setdefault((part.class_name, part.name), part)
-            elif wanted:
-                missing.append((part, f"{container}/{place}"))
-    for part, path in missing:
-        # A layer that stands in a wrapper and in the model itself is saved once, where it was met first.
-        twin = found.get((part.class_name, part.name))
-        if twin is None or not twin.weights:
-            problems.damaged.append(
-                f"layer {shown(part.name)} ({part.class_name}): expected its weights in {shown(path)}"
-            )
-        else:
-            part.weights.update(twin.weights)
+    reading = _ArchiveReading(root, container, rules, problems)
+    for part, path in reading.paths(layers, container):
+        reading.read(part, path)
+    reading.share()
     check_shapes(layers, problems)
 
 
-def _paths(layer: KerasLayer, path: str) -> Iterator[tuple[KerasLayer, str]]:
-    """Iterate over a layer and all that it wraps, each with the path of its group."""
-    yield layer, path
-    for role, wrapped in layer.inner.items():
-        yield from _paths(wrapped, f"{path}/{role}" if path else "")
+class _ArchiveReading:
+    """The reading of one archive's weights."""
+
+    def __init__(self, root: HDF5Group | ArrayTree, container: str, rules: tuple[str, str], problems: Problems) -> None:
+        self._root, self._container, self._rules, self._problems = root, container, rules, problems
+        self._found: dict[tuple[str, str], KerasLayer] = {}
+        self._missing: list[tuple[KerasLayer, str]] = []
+
+    def paths(self, layers: list[KerasLayer], path: str) -> Iterator[tuple[KerasLayer, str]]:
+        """Iterate over the layers of a model whose groups are at ``path`` and all within them, each with its group."""
+        present = set(self._root.group(path).names()) if path in self._root else set()
+        candidates = [group_names(layers, counts=rule) for rule in self._rules]
+        # The version says which rule to expect; the groups that are there say whether it was followed.
+        names = next((names for names in candidates if present <= set(names.values())), candidates[0])
+        for superfluous in sorted(present - set(names.values()))[:20]:
+            self._problems.damaged.append(f"the weights of {shown(f'{path}/{superfluous}')} belong to no layer")
+        for layer in layers:
+            if not layer.operation:
+                # A layer that was saved before, within a wrapper, has no group.
+                yield from self._within(layer, f"{path}/{names.get(layer.name, '')}")
+
+    def _within(self, layer: KerasLayer, path: str) -> Iterator[tuple[KerasLayer, str]]:
+        yield layer, path
+        for role, wrapped in layer.inner.items():
+            inside = f"{path}/{role}"
+            if wrapped.class_name == "EinsumDense" and inside not in self._root:
+                inside = f"{path}/_{role}"  # Keras 2 and the first releases of Keras 3 name the attribute
+            yield from self._within(wrapped, inside)
+        if layer.model is not None:
+            yield from self.paths(layer.model.saved, f"{path}/{self._container}")
+
+    def read(self, layer: KerasLayer, path: str) -> None:
+        """Read the weights of one layer from its group."""
+        wanted = _own_weights(layer)
+        place = f"{path}/cell/vars" if layer.class_name in RECURRENT - {"RNN"} else f"{path}/vars"
+        if place in self._root:
+            _read_group(self._root.group(place), layer, wanted, self._problems)
+            if layer.class_name not in CELLS:  # Those of both directions have the same names.
+                self._found.setdefault((layer.class_name, layer.name), layer)
+        elif wanted:
+            self._missing.append((layer, place))
+
+    def share(self) -> None:
+        """Give the layers that have no group of their own the weights of their twins.
+
+        A layer that stands at several places, in a wrapper, a nested model or the model itself, is saved once, where it
+        was met first.
+        """
+        for layer, place in self._missing:
+            twin = self._found.get((layer.class_name, layer.name))
+            if twin is None or not twin.weights:
+                self._problems.damaged.append(
+                    f"layer {shown(layer.name)} ({layer.class_name}): expected its weights in {shown(place)}"
+                )
+            else:
+                layer.weights.update(twin.weights)
+                layer.sources.update(twin.sources)
 
 
-def _read_group(group: HDF5Group, layer: KerasLayer, wanted: list[_Weight], problems: Problems) -> None:
+def _read_group(group: HDF5Group | ArrayTree, layer: KerasLayer, wanted: list[_Weight], problems: Problems) -> None:
     """Read the numbered datasets of one layer."""
     numbers = {str(number): weight.name for number, weight in enumerate(wanted)}
     names = group.names()
@@ -230,6 +313,7 @@ def _read_group(group: HDF5Group, layer: KerasLayer, wanted: list[_Weight], prob
         return
     for number, name in numbers.items():
         layer.weights[name] = group.array(number)
+        layer.sources[name] = f"{group.path}/{number}"
 
 
 def _count_problem(layer: KerasLayer, wanted: list[str], found: int, place: str) -> str:
@@ -274,32 +358,57 @@ def read_legacy_weights(group: HDF5Group, layers: list[KerasLayer], problems: Pr
         )
         return
     for layer, name in pairs:
-        order = _legacy_order(layer)
-        if len(names[name]) != len(order):
-            place = f"{group.path}/{name}"
-            problems.damaged.append(_count_problem(layer, [weight for _, weight in order], len(names[name]), place))
+        count, source = len(names[name]), group.group(name)
+        orders = [_legacy_order(layer), _legacy_order(layer, by_gates=True), _legacy_order(layer, once=True)]
+        order = next((order for order in orders if len(order) == count), None)
+        if order is None:
+            problems.damaged.append(_count_problem(layer, [weight for _, weight in orders[0]], count, source.path))
             continue
-        source = group.group(name)
         for (part, weight), path in zip(order, names[name], strict=True):
             part.weights[weight] = source.array(path)
+            part.sources[weight] = f"{source.path}/{path}"
+        for part in {id(part): part for part, weight in order if weight in ("U_o", "U_h")}.values():
+            join_gates(part)
+        if order is orders[2]:
+            _share_within(layer)
     check_shapes(layers, problems)
 
 
-def _legacy_order(layer: KerasLayer) -> list[tuple[KerasLayer, str]]:
-    """Return the weights of a layer and of all that it wraps: the trainable ones, then the others."""
+def _legacy_order(layer: KerasLayer, *, by_gates: bool = False, once: bool = False) -> list[tuple[KerasLayer, str]]:
+    """Return the weights of a layer and of all that it holds: the trainable ones, then the others.
+
+    ``by_gates``: with an array for each gate, as Keras 1 saved them. ``once``: a layer that stands at several places
+    within only once.
+    """
     if layer.operation:
         return []
     slots: list[tuple[KerasLayer, str, bool]] = []
+    seen: set[tuple[str, str]] = set()
 
     def collect(part: KerasLayer, trainable: bool) -> None:
         trainable = trainable and part.config.get("trainable", True) is not False
-        slots.extend((part, weight.name, trainable and weight.trainable) for weight in _own_weights(part))
-        for wrapped in part.inner.values():
+        if not once or (part.class_name, part.name) not in seen:
+            own = [(weight.name, weight.trainable) for weight in _own_weights(part)]
+            if by_gates and part.class_name in GATE_WEIGHTS:
+                own = [(name, True) for name in GATE_WEIGHTS[part.class_name]]
+            slots.extend((part, name, trainable and changes) for name, changes in own)
+        seen.add((part.class_name, part.name))
+        for wrapped in (*part.inner.values(), *(part.model.saved if part.model is not None else ())):
             collect(wrapped, trainable)
 
     collect(layer, True)
     slots.sort(key=lambda slot: not slot[2])  # stable: the order within each kind stays
     return [(part, name) for part, name, _ in slots]
+
+
+def _share_within(layer: KerasLayer) -> None:
+    """Give the layers that stand at several places within ``layer`` the weights that were saved once."""
+    found: dict[tuple[str, str], KerasLayer] = {}
+    for whole in _every_layer([layer]):
+        for part in whole.walk():
+            twin = found.setdefault((part.class_name, part.name), part)
+            part.weights.update(twin.weights)
+            part.sources.update(twin.sources)
 
 
 def _listed(names: Iterable[str]) -> str:

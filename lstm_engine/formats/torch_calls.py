@@ -388,7 +388,8 @@ def build(target: object, state: object) -> None:
         if isinstance(data, str):
             data = data.encode("latin-1", "replace")
         target.shape, target.dtype, target.fortran = _counts("the shape", shape), dtype, fortran is True
-        # An array of objects has a list here; it is no number and is dropped where it is met.
+        # An array of objects has a list here: no numbers, and of use to the one reader that asks for objects.
         target.data = data if isinstance(data, bytes) else b""
+        target.objects = data if isinstance(data, list) else None
     else:
         raise UnsafeFileError(f"the file asks to set the state of {kind_of(target)}; {WAY_OUT}")

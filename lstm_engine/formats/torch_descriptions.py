@@ -149,6 +149,7 @@ class NumpyArray:
     dtype: NumpyDtype | None = None
     fortran: bool = False
     data: bytes = b""
+    objects: list[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,16 +11,20 @@ from typing import Final
 
 from lstm_engine.description import LayerDescription
 
-from .base import Layer
+from .base import Layer, Shape
+from .connecting import connect, input_shape
 from .core import Activate, Dense, Embedding, Identity, Masking
+from .graph import GraphBuilder
 from .keras_activations import KerasVersion, clipped_relu
 from .keras_config import KerasConfig, Problems
+from .keras_feedforward import FEEDFORWARD
 from .keras_recurrent import bidirectional, recurrent
 from .merging import Concatenate, Merge
 from .normalization import BatchNormalization, LayerNormalization
 from .operations import OPERATIONS, Operation
 from .pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
 from .shaping import Flatten, Permute, RepeatVector, Reshape
+from .submodel import Submodel
 from .wrappers import TimeDistributed
 
 __all__ = ["BUILDERS", "build_layer"]
@@ -48,7 +52,7 @@ def build_layer(
     if description.class_name in OPERATIONS and "trainable" not in description.config:
         builder: Builder | None = _operation
     else:
-        builder = BUILDERS.get(description.class_name)
+        builder = BUILDERS.get(description.class_name) if description.model is None else _submodel
     if builder is None:
         problems.unsupported.append(f"{config.subject} is not supported")
         return None
@@ -210,6 +214,29 @@ def _time_distributed(config: KerasConfig) -> Layer:
     return TimeDistributed(layer, keeps_mask=config.version.time_distributed_keeps_mask)
 
 
+def _submodel(config: KerasConfig) -> Layer:
+    """Return a model within a wrapper; a model in the place of a layer has been taken apart by the reader."""
+    config.ignore("input_layers")
+    description = config.layer.model
+    assert description is not None
+    problems = config.problems
+    noted = len(problems)
+    inputs: dict[str, Shape] = {}
+    layers: dict[str, Layer] = {}
+    for part in description.layers:
+        if part.class_name == "InputLayer":
+            inputs[part.name] = input_shape(part, problems)
+        elif (built := build_layer(part, config.version, problems, f" in {config.subject}")) is not None:
+            layers[part.name] = built
+    if len(problems) > noted:
+        raise LookupError("model")
+    builder = GraphBuilder()
+    slots = connect(description, inputs, layers, builder, problems)
+    if len(problems) > noted:
+        raise LookupError("model")
+    return Submodel(builder.build([slots[ref] for ref in description.outputs]))
+
+
 def _operation(config: KerasConfig) -> Layer:
     kind = config.layer.class_name
     config.refuse("dtype", config.layer.config.get("dtype") if kind in ("OnesLike", "ZerosLike") else None)
@@ -253,5 +280,6 @@ BUILDERS: Final[dict[str, Builder]] = {
     "Softmax": _activation_layer,
     "Subtract": _merge,
     "TimeDistributed": _time_distributed,
+    **FEEDFORWARD,
     **dict.fromkeys(_TRAINING_OPTIONS, _identity),
 }
