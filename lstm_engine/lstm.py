@@ -186,6 +186,41 @@ class LSTM:
         return cls(weights, **{**found, **options})
 
     @classmethod
+    def from_onnx(
+        cls,
+        path: str | os.PathLike[str],
+        node: str | None = None,
+        *,
+        limits: Limits | None = None,
+        allow_nonfinite: bool = False,
+        **options: Any,
+    ) -> LSTM:
+        """Make an LSTM from one LSTM node of an ONNX model; an exported stack of layers is one node for each layer.
+
+        Parameters
+        ----------
+        path
+            The file. Reading it needs the package onnx.
+        node
+            Name of the node, or of one of its outputs. With None and exactly one LSTM in the file, that one.
+        limits, allow_nonfinite
+            As of :func:`lstm_engine.load`.
+        **options
+            As of :class:`LSTM`.
+
+        Raises
+        ------
+        FormatError, UnsupportedModelError, UnsafeFileError
+            If the file is not sound, has no or several such nodes, or their weights are computed from inputs.
+        """
+        from .formats.onnx import read_onnx
+        from .onnx.model import lstm_weights_from_onnx
+
+        with reading(limits, allow_nonfinite):
+            weights = lstm_weights_from_onnx(read_onnx(path), node)
+        return cls(weights, **options)
+
+    @classmethod
     def from_weights(
         cls,
         kernel: ArrayLike | Sequence[ArrayLike],

@@ -28,7 +28,7 @@ class Representation(BackendRep):
 
 
 class LstmEngineBackend(Backend):
-    """This package as a backend of ONNX."""
+    """The package as a backend of ONNX."""
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> Representation:

@@ -336,7 +336,7 @@ class _Reader:
         wide = np.array(elements, np.uint64 if field == "uint64_data" else np.int64)
         narrow = np.dtype(np.uint16) if native == np.float16 else native
         if native.kind == "b":
-            return wide != 0
+            return np.asarray(wide != 0)
         bounds = np.iinfo(narrow)
         if wide.size and not (bounds.min <= int(wide.min()) and int(wide.max()) <= bounds.max):
             raise FormatError(f"expected elements that {native} holds, found {wide.min()} to {wide.max()}")

@@ -32,17 +32,17 @@ __all__ = ["LSTM_OPERATORS", "RECURRENT_OPERATORS", "lstm_weights"]
 _Run = Callable[..., tuple[Array | None, Array, Array | None]]
 
 #: ONNX's names of the activations, in lower case (they are compared so), with ours and, for those that take any, the
-#: defaults of alpha and beta.
-_ACTIVATIONS: Final[dict[str, tuple[str, tuple[float, ...]]]] = {
+#: defaults of alpha and beta; None where ONNX gives none.
+_ACTIVATIONS: Final[dict[str, tuple[str, tuple[float | None, ...]]]] = {
     "relu": ("relu", ()),
     "tanh": ("tanh", ()),
     "sigmoid": ("sigmoid", ()),
     "softsign": ("softsign", ()),
     "softplus": ("softplus", ()),
-    "affine": ("affine", (1.0, 0.0)),
+    "affine": ("affine", (None, None)),
     "leakyrelu": ("leaky_relu", (0.01,)),
     "thresholdedrelu": ("thresholded_relu", (1.0,)),
-    "scaledtanh": ("scaled_tanh", (1.0, 1.0)),
+    "scaledtanh": ("scaled_tanh", (None, None)),
     "hardsigmoid": ("hard_sigmoid", (0.2, 0.5)),
     "elu": ("elu", (1.0,)),
 }
@@ -73,8 +73,11 @@ def _activations(site: Site, defaults: Sequence[str]) -> list[list[Activation]]:
         values = [
             given.pop(0) if given else default for given, default in zip(waiting.values(), parameters, strict=False)
         ]
-        alpha, beta = (*values, None, None)[:2]
-        found.append(Activation(kind, alpha, beta) if values else Activation(kind))
+        if None in values:
+            raise UnsupportedModelError(
+                f"attribute 'activations': {name} needs activation_alpha and activation_beta, which have no default"
+            )
+        found.append(Activation(kind, *values))
     for name, left in waiting.items():
         if left:
             raise UnsupportedModelError(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lstm_engine.errors import ShapeError, UnsupportedModelError
+from lstm_engine.errors import ShapeError
 
 from .shaping import listed
 from .table import DOUBLE, OPERATORS, Array, Call, Compute, Operator, Required, Site, operator
