@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from .errors import FormatError, UnsupportedModelError
 from .formats.limits import Limits, reading
@@ -15,6 +17,7 @@ __all__ = ["load"]
 def load(
     path: str | os.PathLike[str],
     *,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     compute_type: ComputeType = "float32",
     num_threads: int = 1,
     backend: Backend = "auto",
@@ -29,6 +32,9 @@ def load(
     path
         A ``.keras`` archive, a legacy ``.h5`` file with a whole Keras model, an ``.onnx`` model (needs the package
         onnx), or what ``model.save`` wrote.
+    config
+        For a Keras file of weights alone (``save_weights``): the architecture, as the path of a JSON file, as the text
+        that ``model.to_json()`` returns, or as that text parsed into a dict.
     compute_type
         ``"float32"``, or ``"float64"``.
     num_threads
@@ -62,15 +68,25 @@ def load(
     """
     check_options(compute_type, num_threads, backend)
     with reading(limits, allow_nonfinite):
-        return _load(path, compute_type, num_threads, backend, verify)
+        return _load(path, config, compute_type, num_threads, backend, verify)
 
 
 def _load(
-    path: str | os.PathLike[str], compute_type: ComputeType, num_threads: int, backend: Backend, verify: bool
+    path: str | os.PathLike[str],
+    config: str | os.PathLike[str] | Mapping[str, Any] | None,
+    compute_type: ComputeType,
+    num_threads: int,
+    backend: Backend,
+    verify: bool,
 ) -> Model:
     from .formats.detect import detect
 
     found = detect(path)
+    if config is not None and found.kind not in ("keras", "keras-h5"):
+        raise UnsupportedModelError(
+            f"{os.fsdecode(path)}: config: expected none but for a Keras file of weights alone, found one for "
+            f"{found.phrase}; leave config away"
+        )
     if found.kind == "lstm-engine":
         from .saving import load_saved
 
@@ -84,7 +100,9 @@ def _load(
         from .builder import build_model
         from .formats.keras import read_keras
 
-        return build_model(read_keras(path), compute_type=compute_type, num_threads=num_threads, backend=backend)
+        return build_model(
+            read_keras(path, config), compute_type=compute_type, num_threads=num_threads, backend=backend
+        )
     subject = os.fsdecode(path)
     if found.kind in ("torch-zip", "torch-legacy", "safetensors"):
         raise UnsupportedModelError(_state_dict_message(path, found.phrase))
