@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import FormatError, LstmEngineError, ShapeError
+from .options import BACKENDS, COMPUTE_TYPES
+from .verification import TOLERANCES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _FAILED: Final = 2
+_MODEL_HELP: Final = "a whole model: .keras, .h5, .onnx, or .safetensors as model.save writes it"
+
+#: Two float32 computations of one model, each within 1e-6 of the exact one, with room for long sequences.
+_AGAINST_TOLERANCE: Final = 1e-5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0, 1 if the demo's figures are not as they must be, 2 for a failure.
+        The exit status: 0, 1 if what demo or verify compares is not as it must be, 2 for a failure.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -79,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_info(commands)
     _add_predict(commands)
+    _add_convert(commands)
+    _add_verify(commands)
     _add_demo(commands)
     _add_config(commands)
     return parser
@@ -112,15 +120,8 @@ def _add_predict(commands: Any) -> None:
         _predict,
         "Run a model on arrays: what the framework's own predict gives for them.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a whole model: .keras or .h5")
-    parser.add_argument(
-        "--input",
-        "-i",
-        metavar="FILE",
-        action="append",
-        required=True,
-        help=".npy; once for each input of the model, in its order, or one .npz with the inputs by name",
-    )
+    parser.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
+    _add_inputs(parser, required=True)
     parser.add_argument(
         "--output",
         "-o",
@@ -129,12 +130,90 @@ def _add_predict(commands: Any) -> None:
         required=True,
         help=".npy; once for each output of the model, in its order, or one .npz that gets the outputs by name",
     )
+    _add_batch_size(parser)
+    parser.add_argument("--progress", action="store_true", help="show a progress bar")
+    parser.add_argument("--compute-type", choices=COMPUTE_TYPES, default="float32", help="default: float32")
+    _add_backend(parser)
+
+
+def _add_inputs(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--input",
+        "-i",
+        metavar="FILE",
+        action="append",
+        required=required,
+        help=".npy; once for each input of the model, in its order, or one .npz with the inputs by name",
+    )
+
+
+def _add_batch_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", metavar="ROWS", type=_positive, default=64, help="rows of the input at a time (default: 64)"
     )
-    parser.add_argument("--progress", action="store_true", help="show a progress bar")
-    parser.add_argument("--compute-type", choices=["float32", "float64"], default="float32", help="default: float32")
-    parser.add_argument("--backend", choices=["auto", "fused", "blas"], default="auto", help="default: auto")
+
+
+def _add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: auto")
+
+
+def _add_convert(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "convert",
+        _convert,
+        "Write a model to a file of our own format, a .safetensors file with the architecture inside: it loads without "
+        "the framework's reader, by mapping it, and gives the same bits. A target that ends in .onnx is written as "
+        "ONNX instead.",
+    )
+    parser.add_argument("source", metavar="SRC", help=f"{_MODEL_HELP}, or PyTorch weights of one LSTM")
+    parser.add_argument("target", metavar="DST", help="the file to write, .safetensors or .onnx; replaced if it exists")
+    parser.add_argument(
+        "--compute-type",
+        choices=COMPUTE_TYPES,
+        help="what golden outputs are computed in; with float32 wider weights are rounded to it (default: weights as "
+        "they came, float32 outputs)",
+    )
+    parser.add_argument("--prefix", metavar="NAME", help="name of the LSTM in a file of PyTorch weights with several")
+    parser.add_argument(
+        "--golden",
+        metavar="FILE",
+        action="append",
+        help="inputs as predict takes them, to be kept in the file with the outputs for them: see verify",
+    )
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "verify",
+        _verify,
+        "Run a model and compare its outputs: with --against those in a file, else the golden ones that the model's "
+        "own file holds. Exit status 1 if an output is off by more than the tolerance.",
+    )
+    parser.add_argument("model", metavar="FILE", help=_MODEL_HELP)
+    parser.add_argument(
+        "--against",
+        metavar="FILE",
+        action="append",
+        help="the expected outputs as predict writes them: one .npz by name, or .npy once for each output; without "
+        "--input the .npz holds the inputs as well, by name (inputs.NAME and outputs.NAME where both have one name)",
+    )
+    _add_inputs(parser, required=False)
+    parser.add_argument(
+        "--tolerance",
+        metavar="T",
+        type=_temperature,
+        help="largest relative L2 error of an output, 0 for the same values (default: "
+        f"{_AGAINST_TOLERANCE:g} with --against; for golden outputs "
+        + ", ".join(f"{bound:g} in {kind}" for kind, bound in TOLERANCES.items())
+        + ")",
+    )
+    _add_batch_size(parser)
+    parser.add_argument(
+        "--compute-type", choices=COMPUTE_TYPES, help="default: float32; of golden outputs what computed them"
+    )
+    _add_backend(parser)
 
 
 def _add_demo(commands: Any) -> None:
@@ -304,6 +383,105 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+# --- convert and verify -----------------------------------------------------------------------------------------------
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from .formats.detect import detect
+    from .loading import load
+    from .lstm import LSTM
+    from .saving import save
+
+    model: Model | LSTM
+    compute_type: Any = options.compute_type or "float32"
+    if detect(options.source).kind in ("torch-zip", "torch-legacy", "safetensors"):
+        model = LSTM.from_torch(options.source, options.prefix, compute_type=compute_type)
+    elif options.prefix is not None:
+        raise ShapeError(f"--prefix: expected it with a file of PyTorch weights alone, found {options.source}")
+    else:
+        model = load(options.source, compute_type=compute_type)
+    golden: Any = None
+    if options.golden is not None:
+        if isinstance(model, LSTM):
+            golden = _arrays(options.golden, ["x"], "--golden")[0]
+        else:
+            golden = tuple(_arrays(options.golden, [spec.name for spec in model.inputs], "--golden"))
+            golden = golden[0] if len(golden) == 1 else golden
+    if Path(options.target).suffix == ".onnx":
+        if isinstance(model, LSTM):
+            from .model import Sequential
+
+            model = Sequential([model])
+        model.to_onnx(options.target)
+    else:
+        save(model, options.target, golden=golden, narrow=options.compute_type == "float32")
+    print(f"{options.target}: {Path(options.target).stat().st_size:,} bytes")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from .saving import verify_saved
+    from .verification import compare
+
+    if options.against is None:
+        if options.input is not None:
+            raise ShapeError("--input: expected it together with --against, found it alone")
+        _check_own(options.model)
+        errors, tolerance = verify_saved(options.model, compute_type=options.compute_type, backend=options.backend)
+    else:
+        found, expected = _both(options)
+        errors, tolerance = compare(found, expected), _AGAINST_TOLERANCE
+    tolerance = tolerance if options.tolerance is None else options.tolerance
+    wrong = 0
+    for error in errors:
+        right = error.within(tolerance)
+        wrong += not right
+        print(f"{error}: {'ok' if right else 'WRONG'}")
+    print(f"{len(errors) - wrong} of {len(errors)} outputs within a relative L2 error of {tolerance:g}")
+    return 1 if wrong else 0
+
+
+def _check_own(path: str) -> None:
+    from .formats.detect import detect
+
+    found = detect(path)
+    if found.kind != "lstm-engine":
+        raise FormatError(
+            f"{path}: expected a file with golden outputs, found {found.phrase}; give expected outputs with --against"
+        )
+
+
+def _both(options: argparse.Namespace) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Return the outputs of a model and the expected ones, by name."""
+    from .array_files import read_arrays
+    from .loading import load
+
+    model = load(options.model, compute_type=options.compute_type or "float32", backend=options.backend)
+    names = {"inputs": [spec.name for spec in model.inputs], "outputs": [spec.name for spec in model.outputs]}
+    if options.input is not None:
+        inputs = _arrays(options.input, names["inputs"], "--input")
+        expected = dict(zip(names["outputs"], _arrays(options.against, names["outputs"], "--against"), strict=True))
+    else:
+        given = read_arrays(options.against[0]) if len(options.against) == 1 else None
+        if not isinstance(given, dict):
+            raise ShapeError("--against: expected one .npz with the inputs too where there is no --input")
+        shared = set(names["inputs"]) & set(names["outputs"])
+        chosen: dict[str, list[NDArray[Any]]] = {}
+        for end, listed in names.items():
+            keys = [f"{end}.{name}" if name in shared or f"{end}.{name}" in given else name for name in listed]
+            missing = [key for key in keys if key not in given]
+            if missing:
+                raise ShapeError(
+                    f"{options.against[0]}: expected the model's {end} by name, found none called "
+                    f"{', '.join(missing)}; it has {', '.join(given)}"
+                )
+            chosen[end] = [given[key] for key in keys]
+        inputs, expected = chosen["inputs"], dict(zip(names["outputs"], chosen["outputs"], strict=True))
+    result = model.predict(tuple(inputs), batch_size=options.batch_size)
+    outputs = result if isinstance(result, tuple) else (result,)
+    return dict(zip(names["outputs"], outputs, strict=True)), expected
+
+
 def _output_groups(paths: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
     """Return which outputs go to which file."""
     if len(paths) == 1:
@@ -318,9 +496,14 @@ def _output_groups(paths: Sequence[str], names: Sequence[str]) -> dict[str, list
 
 def _inputs(paths: Sequence[str], model: Model) -> list[NDArray[Any]]:
     """Read the model's inputs in its own order."""
+    return _arrays(paths, [tensor.name for tensor in model.inputs], "--input")
+
+
+def _arrays(paths: Sequence[str], names: Sequence[str], option: str) -> list[NDArray[Any]]:
+    """Read the arrays that are called ``names``: from one archive, or from a file for each, in this order."""
     from .array_files import read_arrays
 
-    names = [tensor.name for tensor in model.inputs]
+    what = {"--input": "inputs", "--golden": "inputs", "--against": "outputs"}[option]
     found = [read_arrays(path) for path in paths]
     if len(found) == 1 and isinstance(found[0], dict):
         given = found[0]
@@ -328,20 +511,20 @@ def _inputs(paths: Sequence[str], model: Model) -> list[NDArray[Any]]:
             return list(given.values())
         if set(given) != set(names):
             raise ShapeError(
-                f"{paths[0]}: expected arrays named as the model's inputs, {', '.join(names)}; found {', '.join(given)}"
+                f"{paths[0]}: expected arrays named as the model's {what}, {', '.join(names)}; found {', '.join(given)}"
             )
         return [given[name] for name in names]
     arrays = []
     for path, array in zip(paths, found, strict=True):
         if isinstance(array, dict):
             raise FormatError(
-                f"{path}: expected a .npy file; an .npz file must be the only --input, with all inputs by name"
+                f"{path}: expected a .npy file; an .npz file must be the only {option}, with all {what} by name"
             )
         arrays.append(array)
     if len(arrays) != len(names):
         raise ShapeError(
-            f"--input: expected {len(names)} arrays for the inputs {', '.join(names)}, found {len(arrays)}; "
-            "give --input once for each, in this order"
+            f"{option}: expected {len(names)} arrays for the {what} {', '.join(names)}, found {len(arrays)}; "
+            f"give {option} once for each, in this order"
         )
     return arrays
 

@@ -364,6 +364,55 @@ class LSTM:
 
         save(self, path, golden=golden)
 
+    def to_torch_state_dict(self, prefix: str = "") -> dict[str, Array]:
+        """Return the state dict of the ``torch.nn.LSTM`` that computes the same, as NumPy arrays.
+
+        ``nn.LSTM.load_state_dict({name: torch.from_numpy(array) for name, array in ...})`` takes it. Of PyTorch's two
+        biases, ``bias_ih`` is this LSTM's (what PyTorch would add up to) and ``bias_hh`` is zero; without a bias
+        there is neither.
+
+        Parameters
+        ----------
+        prefix
+            What the names begin with, such as ``"encoder.rnn"``; empty for nothing.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If ``nn.LSTM`` cannot compute the same (peepholes, clipping, other activations, ...), naming why.
+        """
+        from .export.weights import torch_state_dict
+
+        return torch_state_dict(self, prefix)
+
+    def to_keras_weights(self, layer: int = 0) -> list[Array]:
+        """Return what ``set_weights`` of a ``keras.layers.LSTM``, or of a Bidirectional of one, takes.
+
+        The Keras layer is made with this one's units, ``use_bias``, activations and ``go_backwards``, which are no
+        weights.
+
+        Parameters
+        ----------
+        layer
+            Which layer of the stack; Keras makes a stack of several of its layers.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            Kernel (features, 4 * units), recurrent kernel (units, 4 * units) and, if there is one, bias (4 * units,);
+            of the forward, then of the backward direction.
+
+        Raises
+        ------
+        ShapeError
+            If there is no such layer.
+        UnsupportedModelError
+            If a Keras LSTM cannot compute the same (projection, peepholes, clipping, ...), naming why.
+        """
+        from .export.weights import keras_weights
+
+        return keras_weights(self, layer)
+
     # ---- what it is ----
 
     @property

@@ -163,8 +163,13 @@ class Model:
 
     # --- Files ----------------------------------------------------------------------------------------------------
 
-    def architecture(self) -> ModelDescription:
-        """Return the model as a description: plain data, which makes the same model again.
+    def architecture(self) -> Any:
+        """Return the model as plain data, which makes the same model again.
+
+        Returns
+        -------
+        ModelDescription or OnnxGraph
+            Of :mod:`lstm_engine.description`; of :mod:`lstm_engine.onnx.graph` for an ONNX model.
 
         Raises
         ------
@@ -203,6 +208,27 @@ class Model:
         from .saving import save
 
         save(self, path, golden=golden)
+
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as ONNX, of opset 17, with a dynamic batch (and time); needs the package onnx.
+
+        Parameters
+        ----------
+        path
+            Where to. What lies there is replaced once the new file is whole.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the model has something that ONNX has no words for, such as masks; all of it is named.
+        LstmEngineError
+            If the package onnx is not installed.
+        OSError
+            If the file cannot be written.
+        """
+        from .export.onnx import write_onnx
+
+        write_onnx(self, path)
 
     def __repr__(self) -> str:
         return (

@@ -6,13 +6,13 @@ from typing import Final, Literal
 
 from .errors import UnsupportedModelError
 
-__all__ = ["Backend", "ComputeType", "check_options"]
+__all__ = ["BACKENDS", "COMPUTE_TYPES", "Backend", "ComputeType", "check_options"]
 
 ComputeType = Literal["float32", "float64"]
 Backend = Literal["auto", "fused", "blas"]
 
-_COMPUTE_TYPES: Final = ("float32", "float64")
-_BACKENDS: Final = ("auto", "fused", "blas")
+COMPUTE_TYPES: Final = ("float32", "float64")
+BACKENDS: Final = ("auto", "fused", "blas")
 
 
 def check_options(compute_type: str, num_threads: int, backend: str) -> None:
@@ -27,12 +27,12 @@ def check_options(compute_type: str, num_threads: int, backend: str) -> None:
     backend
         ``"auto"``, ``"fused"`` or ``"blas"``.
     """
-    if compute_type not in _COMPUTE_TYPES:
+    if compute_type not in COMPUTE_TYPES:
         raise UnsupportedModelError(
-            f"compute_type: expected one of {', '.join(_COMPUTE_TYPES)}, found {compute_type!r}; use 'float32'"
+            f"compute_type: expected one of {', '.join(COMPUTE_TYPES)}, found {compute_type!r}; use 'float32'"
         )
-    if backend not in _BACKENDS:
-        raise UnsupportedModelError(f"backend: expected one of {', '.join(_BACKENDS)}, found {backend!r}")
+    if backend not in BACKENDS:
+        raise UnsupportedModelError(f"backend: expected one of {', '.join(BACKENDS)}, found {backend!r}")
     if compute_type == "float64" and backend == "fused":
         raise UnsupportedModelError(
             "backend: the fused backend computes in float32, found compute_type 'float64'; use backend='auto' or 'blas'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,14 @@ from .description import LayerDescription, ModelDescription
 from .errors import FormatError, LstmEngineError, UnsupportedModelError, raise_together
 from .formats.own_file import OwnFile, read_own, write_own
 from .replacement import replacement
-from .verification import check_golden, make_golden
+from .verification import OutputError, check_golden, golden_errors, golden_tolerance, make_golden
 
 if TYPE_CHECKING:
     from .lstm import LSTM
     from .model import Model
     from .options import Backend, ComputeType
 
-__all__ = ["golden_subject", "load_lstm", "load_saved", "save"]
+__all__ = ["golden_subject", "load_lstm", "load_saved", "save", "verify_saved"]
 
 
 def save(model: Model | LSTM, path: str | os.PathLike[str], *, golden: Any = None, narrow: bool = False) -> None:
@@ -94,8 +95,17 @@ def load_saved(
 
     content = read_own(path)
     try:
-        _check(content.architecture)
-        model = build_model(content.architecture, compute_type=compute_type, num_threads=num_threads, backend=backend)
+        model: Model
+        if isinstance(content.architecture, ModelDescription):
+            _check(content.architecture)
+            model = build_model(
+                content.architecture, compute_type=compute_type, num_threads=num_threads, backend=backend
+            )
+        else:
+            from .onnx.model import build_onnx_model
+
+            graph = replace(content.architecture, file_bytes=os.stat(path).st_size)
+            model = build_onnx_model(graph, compute_type=compute_type, num_threads=num_threads, backend=backend)
     except LstmEngineError:
         raise
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
@@ -106,10 +116,56 @@ def load_saved(
     return model
 
 
+def verify_saved(
+    path: str | os.PathLike[str], *, compute_type: ComputeType | None = None, backend: Backend = "auto"
+) -> tuple[list[OutputError], float]:
+    """Run the golden inputs of a file of ours.
+
+    Parameters
+    ----------
+    path
+        The file.
+    compute_type
+        What to compute in; None for what computed the golden outputs.
+    backend
+        As in :func:`lstm_engine.load`.
+
+    Returns
+    -------
+    errors, tolerance
+        How each output differs from the golden one, and the usual tolerance for it.
+
+    Raises
+    ------
+    FormatError, UnsupportedModelError, UnsafeFileError
+        As :func:`lstm_engine.load`; also if it has no golden outputs, or of another model.
+    """
+    subject = os.fsdecode(path)
+    content = read_own(path)
+    if content.golden is None:
+        raise FormatError(
+            f"{subject}: expected golden inputs and outputs in the file, found none; give outputs with --against, or "
+            "save the model with model.save(path, golden=x)"
+        )
+    chosen: Any = compute_type or content.golden.compute_type
+    model: Model | LSTM
+    if _is_lstm(content.architecture):
+        model = load_lstm(path, {"compute_type": chosen, "backend": backend}, verify=False)
+    else:
+        model = load_saved(path, compute_type=chosen, backend=backend)
+    try:
+        return golden_errors(model, content.golden), golden_tolerance(model, content.golden)
+    except FormatError as error:
+        raise FormatError(f"{subject}: {error}") from None
+
+
+def _is_lstm(architecture: Any) -> bool:
+    return isinstance(architecture, ModelDescription) and architecture.format == "lstm"
+
+
 def golden_subject(model: Model) -> Model | LSTM:
     """Return what the golden outputs of a loaded model are of: the LSTM itself if it was saved alone."""
-    architecture = model.architecture()
-    if isinstance(architecture, ModelDescription) and architecture.format == "lstm":
+    if _is_lstm(model.architecture()):
         lstm: LSTM = model.layers[0].lstm  # type: ignore[attr-defined]
         return lstm
     return model
@@ -144,10 +200,8 @@ def load_lstm(path: str | os.PathLike[str], options: dict[str, Any], *, verify: 
     return lstm
 
 
-def _check(architecture: Any) -> None:
+def _check(architecture: ModelDescription) -> None:
     """Raise FormatError for what only a damaged or made-up architecture has; the builder checks the rest."""
-    if not isinstance(architecture, ModelDescription):
-        return
     problems = [
         f"expected one layer of the name {name!r:.100}, found {count}"
         for name, count in Counter(layer.name for layer in architecture.layers).items()

@@ -76,7 +76,7 @@ class _Encoder:
 
     def _named(self, array: NDArray[Any], path: tuple[str, ...]) -> str:
         if id(array) not in self._names:
-            base = ".".join(path)
+            base = ".".join(filter(None, path)) or "tensor"
             name, number = base, 0
             while name in self._tensors or name == "__metadata__":
                 number += 1

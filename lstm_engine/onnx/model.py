@@ -89,6 +89,10 @@ class OnnxModel(Model):
         ]
         return (*found, *(f"ignored: {what}" for what in graph.ignored))
 
+    def architecture(self) -> OnnxGraph:
+        """Return the graph as plain data, which makes the same model again."""
+        return self._program.graph
+
     def memory_bytes(self) -> int:
         """Return the bytes that the weights take, packed copies included."""
         return self._program.memory_bytes()

@@ -1,0 +1,1 @@
+"""Models and LSTMs in the words of other frameworks."""
