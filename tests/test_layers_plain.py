@@ -346,7 +346,7 @@ def test_configurations_that_cannot_be_are_refused(class_name: str, config: Any,
         ("Flatten", {"data_format": "channels_middle"}, "data_format='channels_middle'"),
         ("BatchNormalization", {"axis": [1, 2]}, r"axis=\[1, 2\]"),
         ("BatchNormalization", {"virtual_batch_size": 4}, "virtual_batch_size=4"),
-        ("Conv1D", {}, "not supported$"),
+        ("ConvLSTM1D", {}, "not supported$"),
     ],
 )
 def test_options_that_are_not_implemented_are_named(class_name: str, config: Any, named: str) -> None:

@@ -38,8 +38,9 @@ def _one(config: KerasConfig, option: str, default: int) -> int:
 def _windows(config: KerasConfig, size: str, paddings: tuple[str, ...]) -> Windows:
     """Return where the windows lie: ``size`` is the option that says how long they are."""
     steps = _one(config, size, 2)
-    # A pooling layer without strides goes on by its own size.
-    stride = steps if config.layer.config.get("strides", 0) is None else _one(config, "strides", 1)
+    # Without strides, a pooling layer goes on by its own size.
+    pools = size == "pool_size"
+    stride = steps if pools and config.layer.config.get("strides") is None else _one(config, "strides", 1)
     config.ignore("strides")
     padding = config.choice("padding", "valid", paddings)
     return Windows(steps, stride, _one(config, "dilation_rate", 1), str(padding), config.channels_first())
@@ -138,15 +139,22 @@ def _normalization(config: KerasConfig) -> Layer:
     axes = () if config.layer.config.get("axis", -1) is None else config.integers("axis", (-1,))
     config.ignore("axis", "mean", "variance")
     given = config.layer.config.get("mean") is not None
-    mean, variance = (_array(config, name, 0.0) if given else config.weight(name) for name in ("mean", "variance"))
+    mean, variance = (_array(config, name, 0.0) if given else _scalar_or(config, name) for name in ("mean", "variance"))
     # A mean of one row, (1, features), is as good as one of (features,).
     while given and mean.ndim > len(axes) and mean.shape[0] == 1 == variance.shape[0]:
         mean, variance = mean[0], variance[0]
-    return Normalization(mean, variance, axes=axes, invert=config.flag("invert", False))
+    ends_mask = config.version.major < 3
+    return Normalization(mean, variance, axes=axes, invert=config.flag("invert", False), ends_mask=ends_mask)
+
+
+def _scalar_or(config: KerasConfig, name: str) -> Array:
+    """Return a weight that may be a number without axes."""
+    return config.weight(name).reshape(config.layer.weights[name].shape)
 
 
 def _rescaling(config: KerasConfig) -> Layer:
-    return Rescaling(_array(config, "scale", 1.0), _array(config, "offset", 0.0))
+    ends_mask = config.version.major < 3
+    return Rescaling(_array(config, "scale", 1.0), _array(config, "offset", 0.0), ends_mask=ends_mask)
 
 
 def _unit_normalization(config: KerasConfig) -> Layer:
@@ -184,8 +192,8 @@ def _attention(config: KerasConfig) -> Layer:
     causal, scores = _call_flags(config)
     mode = config.choice("score_mode", "dot", ("dot", "concat"))
     return Attention(
-        config.weight_if(config.flag("use_scale", False), "scale"),
-        config.weight_if(mode == "concat", "concat_score_weight"),
+        _scalar_or(config, "scale") if config.flag("use_scale", False) else None,
+        _scalar_or(config, "concat_score_weight") if mode == "concat" else None,
         causal=causal,
         gives_scores=scores,
         drops_mask=config.version.merging_drops_masks,
@@ -237,11 +245,11 @@ def _multi_head_attention(config: KerasConfig) -> Layer:
         if use_bias:
             biases[role] = part.weight("bias")
     causal, scores = _call_flags(config)
-    # Without dropout and scores Keras has used its backend's own attention since 3.8, and a softmax else, which has
+    # Without dropout and scores Keras has used its backend's own attention since 3.7, and a softmax else, which has
     # left nothing to a step that sees nothing since 3.10.
     version = (config.version.major, config.version.minor)
     dropout = config.number("dropout", 0.0) > 0.0
-    fused = version >= (3, 8) and not dropout and not scores
+    fused = version >= (3, 7) and not dropout and not scores
     return MultiHeadAttention(
         kernels,
         biases,

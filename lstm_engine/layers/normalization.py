@@ -9,7 +9,7 @@ import numpy as np
 
 from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
 
-from .base import Array, Pointwise, Shape, frozen_copy
+from .base import Array, Context, Pointwise, Shape, Tensor, frozen_copy
 from .numerics import LinearMap, Numerics
 
 __all__ = ["BatchNormalization", "LayerNormalization", "Normalization", "Rescaling", "UnitNormalization", "unit_norm"]
@@ -198,7 +198,27 @@ class LayerNormalization(Pointwise):
         return (True,)
 
 
-class Normalization(Pointwise):
+class _Scaling(Pointwise):
+    """A layer that scales by numbers that it is given.
+
+    Parameters
+    ----------
+    ends_mask
+        Whether the output has no mask, as in Keras 2.
+    name
+        The layer's name; a model gives it one if None.
+    """
+
+    def __init__(self, *, ends_mask: bool = False, name: str | None = None) -> None:
+        super().__init__(name)
+        self.ends_mask = ends_mask
+
+    def call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
+        values, mask = inputs[0]
+        return (Tensor(self.apply(values), None if self.ends_mask else mask),)
+
+
+class Normalization(_Scaling):
     """``(x - mean) / max(sqrt(variance), 1e-7)`` with statistics of the data, or the way back.
 
     Parameters
@@ -209,8 +229,8 @@ class Normalization(Pointwise):
         Axes with statistics of their own; the batch axis is none of them.
     invert
         Whether it is ``mean + x * max(sqrt(variance), 1e-7)``.
-    name
-        The layer's name; a model gives it one if None.
+    ends_mask, name
+        As in :class:`_Scaling`.
     """
 
     kind = "Normalization"
@@ -223,9 +243,10 @@ class Normalization(Pointwise):
         *,
         axes: Sequence[int] = (-1,),
         invert: bool = False,
+        ends_mask: bool = False,
         name: str | None = None,
     ) -> None:
-        super().__init__(name)
+        super().__init__(ends_mask=ends_mask, name=name)
         self.mean, self.variance = frozen_copy(mean), frozen_copy(variance)
         self.axes, self.invert = tuple(int(axis) for axis in axes), invert
         self._mean: Array
@@ -277,21 +298,21 @@ class Normalization(Pointwise):
         return (True,)
 
 
-class Rescaling(Pointwise):
+class Rescaling(_Scaling):
     """``x * scale + offset``.
 
     Parameters
     ----------
     scale, offset
         Numbers, or arrays of the last axis's size.
-    name
-        The layer's name; a model gives it one if None.
+    ends_mask, name
+        As in :class:`_Scaling`.
     """
 
     kind = "Rescaling"
 
-    def __init__(self, scale: Array, offset: Array, *, name: str | None = None) -> None:
-        super().__init__(name)
+    def __init__(self, scale: Array, offset: Array, *, ends_mask: bool = False, name: str | None = None) -> None:
+        super().__init__(ends_mask=ends_mask, name=name)
         self.scale, self.offset = frozen_copy(scale), frozen_copy(offset)
         if self.scale.ndim > 1 or self.offset.ndim > 1:
             raise UnsupportedModelError(

@@ -80,8 +80,8 @@ class Windows:
         return (shape[0], channels, steps) if self.channels_first else (shape[0], steps, channels)
 
     def inwards(self, values: Array) -> Array:
-        """Return ``values`` as (batch, time, channels)."""
-        return values.swapaxes(1, 2) if self.channels_first else values
+        """Return ``values`` as (batch, time, channels), C-contiguous."""
+        return np.ascontiguousarray(values.swapaxes(1, 2)) if self.channels_first else values
 
     def outwards(self, values: Array) -> Array:
         """Return (batch, time, channels) in the layer's own order of axes, C-contiguous."""

@@ -29,8 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-BATCH = 3
+from keras_feedforward import BATCH, FEEDFORWARD_THEMES, FeedforwardThemes
 
 #: Activations of Keras that an LSTM or a dense layer may name. exponential is drawn apart: it needs small inputs.
 ACTIVATIONS = (
@@ -46,7 +45,7 @@ def is_keras_2(keras: Any) -> bool:
     return bool(keras.__name__ == "tf_keras")
 
 
-class Builder:
+class Builder(FeedforwardThemes):
     """Builds one random model; the same seed gives the same model in either precision.
 
     Parameters
@@ -402,6 +401,7 @@ class Builder:
 THEMES = (
     "sequential", "chain", "sequential", "tagger", "branches", "masked_branches", "flattened", "autoencoder",
     "encoder_decoder", "states", "unmerged", "zeroed", "stateful", "two_outputs", "shared", "exponential", "given_mask",
+    *FEEDFORWARD_THEMES,
 )  # fmt: skip
 
 
@@ -413,6 +413,8 @@ def randomised(model: Any, seed: list[int]) -> list[np.ndarray]:
         shape, name = tuple(variable.shape), variable.name
         if "seed" in name:  # the state of a dropout's random numbers, not a weight
             weights.append(np.asarray(variable))
+        elif "count" in name:  # how much data a Normalization layer has seen: a whole number
+            weights.append(np.zeros(shape, np.int64))
         elif "variance" in name or "gamma" in name:
             weights.append(random.uniform(0.5, 1.5, shape).astype(np.float32))
         elif len(shape) == 2:
@@ -443,6 +445,9 @@ def build_one(keras: Any, theme: str, seed: list[int], dtype: str) -> tuple[Any,
     builder = Builder(keras, seed, dtype)
     model = builder.model(theme)
     model.set_weights(randomised(model, [*seed, 1]))
+    for layer in model.layers:
+        if hasattr(layer, "finalize_state"):  # a Normalization layer takes its weights over when it is told to
+            layer.finalize_state()
     outputs = computed(keras, model, builder)
     for output in outputs:
         assert output.dtype == dtype, f"{theme} {seed}: expected outputs in {dtype}, found {output.dtype}"

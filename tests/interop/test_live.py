@@ -25,13 +25,17 @@ KERAS_LAYERS = {
     "Sequential", "Embedding", "Masking", "LSTM", "Bidirectional", "TimeDistributed", "Dense", "Dropout", "Activation",
     "Softmax", "ReLU", "BatchNormalization", "LayerNormalization", "Concatenate", "Add", "Flatten", "RepeatVector",
     "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization",
+    "Conv1D", "DepthwiseConv1D", "SeparableConv1D", "MaxPooling1D", "AveragePooling1D", "GlobalMaxPooling1D",
+    "GlobalAveragePooling1D", "Cropping1D", "ZeroPadding1D", "UpSampling1D", "Permute", "Reshape", "Normalization",
+    "Rescaling", "UnitNormalization", "PReLU", "LeakyReLU", "ELU", "Multiply", "Subtract", "Average", "Maximum",
+    "Minimum", "Dot", "Attention", "AdditiveAttention", "MultiHeadAttention",
 }  # fmt: skip
 
-#: 17 themes of models, twelve times over with PyTorch under Keras, which is the quickest, twice each with TensorFlow.
+#: 26 themes of models, twelve times over with PyTorch under Keras, which is the quickest, twice each with TensorFlow.
 KERAS_RUNS = {
-    "keras-torch": ("torch", ["--count", "204"]),
-    "keras-tensorflow": ("tensorflow", ["--count", "34"]),
-    "tf-keras": ("tensorflow", ["--count", "34", "--package", "tf_keras"]),
+    "keras-torch": ("torch", ["--count", "312"]),
+    "keras-tensorflow": ("tensorflow", ["--count", "52"]),
+    "tf-keras": ("tensorflow", ["--count", "52", "--package", "tf_keras"]),
 }
 
 
