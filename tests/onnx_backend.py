@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import pkgutil
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,18 +43,27 @@ class LstmEngineBackend(Backend):
         return device == "CPU"
 
 
-@functools.cache
-def node_cases() -> dict[str, Any]:
-    """Return the node cases by name, of those alone whose operators are all known."""
-    from onnx.backend.test.loader import load_model_tests
+def load_cases(wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """Return the node cases by name, of the modules of the suite whose name is ``wanted``."""
+    import onnx.backend.test.case.node as suite
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cases = load_model_tests(kind="node")
-    return {case.name: case for case in cases if _is_known(case.model)}
+        for module in pkgutil.iter_modules(suite.__path__):
+            if wanted(module.name):
+                importlib.import_module(f"{suite.__name__}.{module.name}")
+    return {case.name: case for case in suite._NodeTestCases}
 
 
-def _is_known(model: onnx.ModelProto) -> bool:
+@functools.cache
+def recurrent_cases() -> dict[str, Any]:
+    """Return the cases of the recurrent operators."""
+    cases = load_cases(lambda module: module in ("lstm", "gru", "rnn"))
+    return {name: case for name, case in cases.items() if name.split("_")[1] in ("lstm", "gru", "rnn", "simple")}
+
+
+def is_known(model: onnx.ModelProto) -> bool:
+    """Return whether all operators of a model are known."""
     return all((f"{node.domain}." if node.domain else "") + node.op_type in OPERATORS for node in model.graph.node)
 
 

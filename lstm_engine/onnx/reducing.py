@@ -212,7 +212,7 @@ def _bind_conv(site: Site, constants: Sequence[Array | None]) -> tuple[Compute, 
         return None
     linear = _filters(site, kernel, bias)
 
-    def compute(call: Call, x: Array, kernel: Array, bias: Array | None = None) -> Array:
+    def compute(call: Call, x: Array, kernel: Array, bias: Array | None = None) -> Any:
         return _convolved(call, x, kernel, linear)
 
     return compute, sum(part.memory_bytes for part in linear)
