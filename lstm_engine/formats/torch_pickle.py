@@ -124,7 +124,7 @@ class _Interpreter:
         raise self._located(FormatError(f"{message}; the file is damaged or was not written by torch.save"))
 
     def _over(self, cap: str, message: str) -> NoReturn:
-        self._fail(f"{message}; {limits.WAY_OUT.format(cap)}")
+        raise self._located(FormatError(f"{message}; {limits.WAY_OUT.format(cap)}"))
 
     def _ran_out(self, wanted: str) -> NoReturn:
         if self.end < len(self.data):

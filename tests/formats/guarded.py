@@ -1,0 +1,149 @@
+"""Load files from strangers in a process of its own, with a limit on its address space and on the time of each load.
+
+    python guarded.py corpus FILE...              load each file
+    python guarded.py damage SEED STEP FILE...    load each file cut off and overwritten, at every STEPth place
+
+Prints one JSON object for each load (corpus) or file (damage). A load that takes longer than five seconds ends the
+process by a signal; one that wants more memory than allowed, or does what a file of data must not have done, is
+reported with the name of the exception. tests/formats/test_attacks.py and test_damage.py start it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lstm_engine as le
+
+SECONDS = 5
+
+#: The two sequences of which the LSTM of the corpus is known to make 0.0063931582 and 0.9693934616.
+SEQUENCES = np.array([[0, 0.5, 0.25, 1], [1, 0.5, 0.25, 1]], "f4")[:, :, None]
+
+#: Beginnings of the names of audit events that no file may lead to.
+FORBIDDEN = (
+    "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.putenv", "os.remove", "os.rename", "os.mkdir",
+    "os.link", "os.symlink", "subprocess.", "socket.", "urllib.", "http.", "ftplib.",
+    "shutil.", "tempfile.", "webbrowser.", "ctypes.", "pickle.find_class", "marshal.loads.data", "mmap.",
+)  # fmt: skip
+
+#: Modules that files of the corpus name, and that nothing here would import by itself.
+NAMED = {"evil", "nt", "runpy", "webbrowser", "pip", "torch", "keras", "keras_evil", "tensorflow"}
+
+#: The file that is being loaded, if any.
+_loading: list[str] = []
+
+
+class ForbiddenError(BaseException):
+    """A file has led to an event that it must not lead to; not an Exception, so that no reader takes it for damage."""
+
+
+def audit(event: str, arguments: tuple[Any, ...]) -> None:
+    """Refuse what only a file can have asked for."""
+    if not _loading:
+        return
+    if event == "open" and not str(arguments[0]).endswith((*_loading, ".py", ".pyc", ".so")):
+        raise ForbiddenError(f"open {arguments[0]}")
+    if event == "import" and arguments[0].partition(".")[0] in NAMED:
+        raise ForbiddenError(f"import {arguments[0]}")
+    if event.startswith(FORBIDDEN):
+        raise ForbiddenError(f"{event} {arguments}"[:200])
+
+
+def load(path: str) -> Any:
+    """Load a file with the loader that is meant for it."""
+    if path.endswith((".pt", ".safetensors")):
+        return le.LSTM.from_torch(path)
+    return le.load(path)
+
+
+def outcome(path: str, *, use: bool) -> dict[str, Any]:
+    """Return how loading a file ends: the error's class and message, or what the model computes."""
+    # Of the processor's time: a busy machine is no reason to fail. By its own signal, which ends the process at once.
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    _loading.append(path)
+    try:
+        model = load(path)
+    except BaseException as error:
+        kind = type(error).__name__
+        return {
+            "file": Path(path).name,
+            "ours": isinstance(error, le.LstmEngineError),
+            "error": kind,
+            "message": str(error),
+        }
+    finally:
+        _loading.clear()
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    found: dict[str, Any] = {"file": Path(path).name, "ours": True, "error": None}
+    if use:
+        y = model(SEQUENCES)
+        found["last"] = [float(value) for value in np.asarray(y[0] if isinstance(y, tuple) else y)[:, -1, 0]]
+    return found
+
+
+def allow(more_bytes: int) -> None:
+    """Let the process take ``more_bytes`` of address space from now on."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + more_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+
+
+def corpus(files: list[str]) -> None:
+    allow(128 << 20)
+    for path in files:
+        print(json.dumps(outcome(path, use=Path(path).name.startswith("y_"))), flush=True)
+
+
+def damaged(data: bytes, seed: int, step: int) -> Any:
+    """Iterate over (what was done, damaged bytes): cut off at every 64th byte, overwritten in the first 4 KB."""
+    chance = random.Random(seed)
+    for end in range(chance.randrange(step) * 64, len(data), 64 * step):
+        yield f"cut at {end}", data[:end]
+    for place in range(chance.randrange(step), min(4096, len(data)), step):
+        new = data[place] ^ chance.choice((1 << chance.randrange(8), 0xFF))
+        yield f"byte {place} set to {new}", data[:place] + bytes([new]) + data[place + 1 :]
+
+
+def damage(seed: int, step: int, files: list[str]) -> None:
+    # Everything that is imported late is imported now, so that it does not count as the damaged file's memory.
+    for path in files:
+        outcome(path, use=False)
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    for path in files:
+        data = Path(path).read_bytes()
+        limit = pages + 4 * len(data) + (64 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        ends: dict[str, int] = {}
+        bad = []
+        with tempfile.TemporaryDirectory() as directory:
+            target = Path(directory, "damaged" + Path(path).suffix)
+            for done, changed in damaged(data, seed, step):
+                print(f"# {path}: {done}", file=sys.stderr, flush=True)
+                target.write_bytes(changed)
+                found = outcome(str(target), use=False)
+                ends[found["error"] or "loaded"] = ends.get(found["error"] or "loaded", 0) + 1
+                if not found["ours"]:
+                    bad.append(f"{done}: {found['error']}: {found['message']}")
+        print(json.dumps({"file": path, "ends": ends, "bad": bad}), flush=True)
+
+
+def main(arguments: list[str]) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.addaudithook(audit)
+    if arguments[0] == "corpus":
+        corpus(arguments[1:])
+    else:
+        damage(int(arguments[1]), int(arguments[2]), arguments[3:])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
