@@ -321,7 +321,7 @@ def _axes(shape: Shape, prefix: str) -> list[int | str]:
     return [open_names.get(axis, f"{prefix}axis_{axis}") if size is None else size for axis, size in enumerate(shape)]
 
 
-# --- Layers -----------------------------------------------------------------------------------------------------------
+# --- Layers -------------------------------------------------------------------------------------------------------
 
 
 def _dense(to: _Writer, node: Node, x: list[str]) -> list[str]:

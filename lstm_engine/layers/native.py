@@ -22,6 +22,7 @@ from lstm_engine.lstm import LSTM
 from lstm_engine.weights import CellWeights, LSTMWeights
 
 from .base import Layer
+from .core import Dense
 from .functions import ClippedReLU, Composed, LogSoftmax, Softmax
 
 if TYPE_CHECKING:
@@ -211,6 +212,9 @@ def build(description: LayerDescription, numerics: Numerics) -> Layer:
     module = importlib.import_module(f".{LAYERS[description.class_name]}", __package__)
     kind: type[Layer] = getattr(module, description.class_name)
     layer: Layer = _made(kind, description, numerics)
+    if isinstance(layer, Dense) and getattr(layer.activation, "axis", -1) != -1:
+        # Of all layers with an activation this one alone does not ask whether its input has such an axis.
+        raise FormatError(f"expected the activation of a dense layer to be over axis -1, found {layer.activation!r}")
     return layer.renamed(description.name)
 
 
@@ -235,10 +239,12 @@ def build_lstm(description: ModelDescription, options: Mapping[str, Any]) -> LST
 def _made(kind: Any, description: LayerDescription, numerics: Numerics | None = None) -> Any:
     wanted = _arguments(kind)
     given = {**description.config, **description.weights, **description.inner}
-    for argument in given.keys() - wanted.keys():
-        raise UnsupportedModelError(f"its option {argument!r:.100} is not known; update lstm_engine")
-    for argument in wanted.keys() - given.keys():
-        raise FormatError(f"expected a value {argument!r}, found none")
+    for argument in given:
+        if argument not in wanted:
+            raise UnsupportedModelError(f"its option {argument!r:.100} is not known; update lstm_engine")
+    for argument in wanted:
+        if argument not in given:
+            raise FormatError(f"expected a value {argument!r}, found none")
     values = {argument: _value(argument, wanted[argument], given[argument], numerics) for argument in wanted}
     try:
         return kind(**values)
