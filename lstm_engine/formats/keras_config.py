@@ -15,7 +15,7 @@ from lstm_engine.description import Call, TensorRef
 
 from .keras_calls import flat_tensors, parse_calls
 from .keras_layers import CELLS, LAYERS, MERGES, MODELS, OPERATIONS, RECURRENT, KerasLayer, KerasModel, Problems, shown
-from .keras_legacy import of_today
+from .keras_legacy import CUDNN, of_today
 from .keras_masks import drop_recorded_masks, unmask_after_heads
 from .keras_nesting import count_calls_from_zero, inlined, without_unmasked
 from .limits import current_limits
@@ -221,6 +221,10 @@ def _layer(entry: Any, problems: Problems, wrapper: str = "", known: Collection[
         problems.damaged.append(f"expected one name of the {shown(kind)} layer{wrapper}, found {shown(name)}")
         return None
     where = f"layer {shown(name)}{wrapper}"
+    saved_class = kind
+    if kind in CUDNN:
+        kind, settings = CUDNN[kind]
+        config = {**settings, **config}
     operation = _is_operation(entry, config)
     if kind == "Lambda" or _holds_code(entry):
         problems.unsafe.append(_code_problem(where))
@@ -240,7 +244,7 @@ def _layer(entry: Any, problems: Problems, wrapper: str = "", known: Collection[
     elif not _is_plain_policy(config.get("dtype")):
         problems.unsupported.append(f"{where} ({kind}) is quantized; expected a dtype policy of floating point")
     else:
-        layer = KerasLayer(name, kind, config, operation, _features(entry.get("build_config")))
+        layer = KerasLayer(name, kind, config, operation, _features(entry.get("build_config")), saved_class=saved_class)
         return layer if _add_wrapped(layer, problems) else None
     return None
 
@@ -306,7 +310,7 @@ def _add_stacked(layer: KerasLayer, problems: Problems) -> bool:
 
 def _copied(layer: KerasLayer) -> KerasLayer:
     """Return a layer that is still without weights once more, with all that it wraps."""
-    return replace(layer, inner={role: _copied(part) for role, part in layer.inner.items()}, weights={})
+    return replace(layer, inner={role: _copied(part) for role, part in layer.inner.items()}, weights={}, sources={})
 
 
 def _is_keras(entry: dict[str, Any], *kinds: str) -> bool:

@@ -123,6 +123,8 @@ class KerasLayer:
         Arrays by name and their keys in the file, filled by the reader of the weights.
     model
         The layers and the graph of a model that stands in a layer's place.
+    saved_class
+        Name of the class that saved the layer, where it is another one: CuDNNLSTM for what is an LSTM now.
     joined
         Whether it is no layer of the file, but stands for the mask that a nested model was given.
     """
@@ -137,10 +139,11 @@ class KerasLayer:
     weights: dict[str, NDArray[Any]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     model: KerasModel | None = None
+    saved_class: str = ""
     joined: bool = False
 
     def __post_init__(self) -> None:
-        if self.class_name == "MultiHeadAttention":
+        if self.class_name == "MultiHeadAttention" and not self.inner:
             # Its weights are those of four layers within it, which no configuration describes.
             for role in ("query", "key", "value", "output"):
                 name = f"{self.name}/{role}"

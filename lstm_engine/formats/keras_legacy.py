@@ -13,7 +13,7 @@ import numpy as np
 
 from .keras_layers import KerasLayer
 
-__all__ = ["GATE_WEIGHTS", "join_gates", "of_today", "unfold_cudnn"]
+__all__ = ["CUDNN", "GATE_WEIGHTS", "join_gates", "of_today", "unfold_cudnn"]
 
 #: Options of Keras 1 by the name that they have had since; None for those without a meaning at inference.
 _OPTIONS: Final[dict[str, str | None]] = {
@@ -56,7 +56,7 @@ _CLASSES: Final = {"AtrousConvolution1D": "Conv1D", "Convolution1D": "Conv1D"}
 _MERGES: Final = {"ave": "Average", "concat": "Concatenate", "max": "Maximum", "mul": "Multiply", "sum": "Add"}
 
 #: Layers that computed on CuDNN alone, each with what took its place and what it could not be told.
-_CUDNN: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+CUDNN: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "CuDNNGRU": ("GRU", {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True}),
     "CuDNNLSTM": ("LSTM", {"activation": "tanh", "recurrent_activation": "sigmoid"}),
 }
@@ -95,9 +95,6 @@ def of_today(entry: Any, version: str) -> Any:
     }
     if isinstance(config.get("layers"), list):
         config["layers"] = [of_today(part, version) for part in config["layers"]]
-    if kind in _CUDNN and entry.get("registered_name") in (None, kind):
-        today, settings = _CUDNN[kind]
-        return {**entry, "class_name": today, "registered_name": None, "config": {**settings, **config}}
     return (
         {**entry, **_since_keras_2(kind, config)} if version.partition(".")[0] == "1" else {**entry, "config": config}
     )
@@ -108,7 +105,7 @@ def _since_keras_2(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     if kind == "Merge" and config.get("mode") in _MERGES and "layers" not in config:
         today = _MERGES[config["mode"]]
         axis = {"axis": config.get("concat_axis", -1)} if today == "Concatenate" else {}
-        return {"class_name": today, "config": {"name": config.get("name"), **axis}}
+        return {"class_name": today, "config": {"name": config.get("name"), "trainable": True, **axis}}
     if kind == "BatchNormalization" and config.get("mode") == 0:
         # Any other mode normalizes by what is at hand, and stays to be refused.
         del config["mode"]

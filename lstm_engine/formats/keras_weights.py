@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from .hdf5 import HDF5Group
 from .keras_layers import CELLS, RECURRENT, KerasLayer, Problems, shown
-from .keras_legacy import GATE_WEIGHTS, join_gates, unfold_cudnn
+from .keras_legacy import CUDNN, GATE_WEIGHTS, join_gates, unfold_cudnn
 from .keras_npz import ArrayTree
 
 __all__ = ["CONTAINERS", "check_shapes", "group_names", "read_archive_weights", "read_legacy_weights"]
@@ -206,7 +206,7 @@ def group_names(layers: Iterable[KerasLayer], *, counts: str = "all") -> dict[st
     for layer in layers:
         if layer.operation or (counts == "unvisited" and (layer.class_name, layer.name) in wrapped):
             continue
-        base = _snake_case(layer.class_name)
+        base = _snake_case(layer.saved_class or layer.class_name)
         number = used.get(base, 0)
         names[layer.name] = f"{base}_{number}" if number else base
         used[base] = number + (2 if counts == "twice" and any(_own_weights(part) for part in layer.walk()) else 1)
@@ -279,7 +279,8 @@ class _ArchiveReading:
     def read(self, layer: KerasLayer, path: str) -> None:
         """Read the weights of one layer from its group."""
         wanted = _own_weights(layer)
-        place = f"{path}/cell/vars" if layer.class_name in RECURRENT - {"RNN"} else f"{path}/vars"
+        has_cell = layer.class_name in RECURRENT - {"RNN"} and layer.saved_class not in CUDNN
+        place = f"{path}/cell/vars" if has_cell else f"{path}/vars"
         if place in self._root:
             _read_group(self._root.group(place), layer, wanted, self._problems)
             if layer.class_name not in CELLS:  # Those of both directions have the same names.
