@@ -30,21 +30,31 @@ if TYPE_CHECKING:
     from .activations import Activation
     from .configuration import config
     from .formats.limits import Limits
-    from .layers import Dense, Embedding, FinalHidden, LastStep
+    from .layers import Activate, Dense, Embedding, FinalHidden, LastStep
+    from .layers.torch_layers import BatchNorm1d, Conv1d, Dropout, LayerNorm
+    from .layers.torch_recurrent import GRU, RNN
     from .loading import load
     from .lstm import LSTM
     from .model import Model, Sequential
+    from .torch_module import from_torch
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "GRU",
     "LSTM",
+    "RNN",
+    "Activate",
     "Activation",
+    "BatchNorm1d",
+    "Conv1d",
     "Dense",
+    "Dropout",
     "Embedding",
     "FinalHidden",
     "FormatError",
     "LastStep",
+    "LayerNorm",
     "Limits",
     "LstmEngineError",
     "Model",
@@ -56,22 +66,31 @@ __all__ = [
     "UnsupportedModelError",
     "__version__",
     "config",
+    "from_torch",
     "load",
 ]
 
 #: Module that defines each name that is imported on first use.
 _LAZY: Final = {
+    "GRU": "layers.torch_recurrent",
     "LSTM": "lstm",
+    "RNN": "layers.torch_recurrent",
+    "Activate": "layers",
     "Activation": "activations",
+    "BatchNorm1d": "layers.torch_layers",
+    "Conv1d": "layers.torch_layers",
     "Dense": "layers",
+    "Dropout": "layers.torch_layers",
     "Embedding": "layers",
     "FinalHidden": "layers",
     "LastStep": "layers",
+    "LayerNorm": "layers.torch_layers",
     "Limits": "formats.limits",
     "Model": "model",
     "Sequential": "model",
     "Stream": "_stream",
     "config": "configuration",
+    "from_torch": "torch_module",
     "load": "loading",
 }
 

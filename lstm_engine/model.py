@@ -18,9 +18,10 @@ from .layers.core import Activate, Dense, Embedding, Identity, Masking
 from .layers.graph import Graph, GraphBuilder, StreamPlan
 from .layers.normalization import LayerNormalization
 from .layers.numerics import Numerics
-from .layers.recurrent import LSTMLayer, LSTMStack
+from .layers.recurrent import LSTMLayer, LSTMStack, RecurrentLayer
 from .layers.streaming import GraphStream, chain_nodes
 from .layers.streaming import stages as stages_of
+from .layers.torch_layers import BatchNorm1d, Conv1d
 from .lstm import LSTM
 from .options import Backend, ComputeType, check_options
 
@@ -444,7 +445,8 @@ class Sequential(Model):
     Parameters
     ----------
     layers
-        Layers and :class:`~lstm_engine.LSTM` objects.
+        Layers and :class:`~lstm_engine.LSTM` objects. Their arrays have time in front of the features: (batch, time,
+        features), convolutions and batch normalization included, around which PyTorch's models transpose.
     input_shape
         Shape of the input without the batch axis, None for an open size. If it is None, it is (time,) for an
         embedding and (time, features) for anything else that knows its number of features.
@@ -527,8 +529,14 @@ def _first_shape(layers: Sequence[Layer]) -> Shape:
                 return (None, None, layer.lstm.input_size)
             case Dense():
                 return (None, None, layer.in_features)
+            case RecurrentLayer():
+                return (None, None, layer.recurrence.input_size)
+            case Conv1d():
+                return (None, layer.channels, None) if layer.channels_first else (None, None, layer.channels)
+            case BatchNorm1d() if not layer.channels_first:
+                return (None, None, layer.mean.size)
             case LayerNormalization() if layer.gamma is not None:
-                return (None, None, int(layer.gamma.size))
+                return (None, *(None,) * (layer.gamma.ndim == 1), *layer.gamma.shape)
             case Activate() | Identity() | Masking() | LayerNormalization():
                 continue
         break

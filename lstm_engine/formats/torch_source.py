@@ -16,7 +16,7 @@ from .tensor_file import TensorFile, flatten, read_tensors
 from .torch_modules import TorchModule, choose, find_modules
 from .torch_weight_norm import fold_weight_norm
 
-__all__ = ["FoundModule", "Source", "check_module", "find_module", "is_module"]
+__all__ = ["FoundModule", "Source", "check_module", "find_module", "is_module", "torch_class"]
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Any
 
@@ -155,15 +155,15 @@ def check_module(source: Any, classes: tuple[str, ...]) -> str:
     """
     kind: Any = type(source)
     name = f"{kind.__module__}.{kind.__qualname__}"
-    for base in kind.__mro__:
-        if base.__name__ in classes and base.__module__.startswith("torch.nn.modules."):
-            if kind.forward is not base.forward:
-                raise UnsupportedModelError(
-                    f"source: {name} has a forward of its own, which may compute something else than "
-                    f"nn.{base.__name__}; if it does not, give its state_dict()"
-                )
-            _check_additions(source, name)
-            return name
+    base = _base(source, classes)
+    if base is not None:
+        if kind.forward is not base.forward:
+            raise UnsupportedModelError(
+                f"source: {name} has a forward of its own, which may compute something else than "
+                f"nn.{base.__name__}; if it does not, give its state_dict()"
+            )
+        _check_additions(source, name)
+        return name
     wanted = " or ".join(f"torch.nn.{known}" for known in classes)
     if hasattr(source, "state_dict"):
         raise UnsupportedModelError(
@@ -171,6 +171,20 @@ def check_module(source: Any, classes: tuple[str, ...]) -> str:
             "module.state_dict() and the layer's prefix"
         )
     raise UnsupportedModelError(f"source: expected a path, a state dict or a {wanted}, found {name}")
+
+
+def _base(source: Any, classes: tuple[str, ...]) -> Any:
+    """Return the class of torch.nn among ``classes`` that ``source`` is or comes from, or None."""
+    for base in type(source).__mro__:
+        if base.__name__ in classes and base.__module__.startswith("torch.nn.modules."):
+            return base
+    return None
+
+
+def torch_class(source: Any, classes: tuple[str, ...]) -> str | None:
+    """Return the name of the class of torch.nn among ``classes`` that a live module is or comes from, or None."""
+    base = _base(source, classes)
+    return None if base is None else str(base.__name__)
 
 
 def _check_additions(source: Any, name: str) -> None:

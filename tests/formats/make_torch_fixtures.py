@@ -289,6 +289,75 @@ def shards() -> None:
         (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
+class Stack(nn.Module):
+    """A model of every layer that a file can hold weights of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 4, padding_idx=0)
+        self.conv = nn.Conv1d(4, 6, 3, padding="same", dilation=2, groups=2, padding_mode="replicate")
+        self.batch_norm = nn.BatchNorm1d(6, eps=1e-3)
+        self.layer_norm = nn.LayerNorm(6)
+        self.gru = nn.GRU(6, 5, num_layers=2, bidirectional=True, batch_first=True)
+        self.rnn = nn.RNN(10, 4, nonlinearity="relu", batch_first=True)
+        self.lstm = nn.LSTM(4, 3, batch_first=True)
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(self.embed(x).transpose(1, 2))
+        y = self.layer_norm(torch.relu(self.batch_norm(y)).transpose(1, 2))
+        y = self.lstm(self.rnn(self.gru(y)[0])[0])[0]
+        return torch.log_softmax(self.fc(y), dim=-1)
+
+
+#: Convolutions with every option; each is called on nine steps.
+CONVOLUTIONS: dict[str, dict[str, Any]] = {
+    "plain": {"in_channels": 3, "out_channels": 4, "kernel_size": 3},
+    "strided": {"in_channels": 3, "out_channels": 4, "kernel_size": 4, "stride": 3, "padding": 2, "bias": False},
+    "same": {"in_channels": 3, "out_channels": 2, "kernel_size": 4, "padding": "same", "dilation": 2},
+    "grouped": {"in_channels": 4, "out_channels": 6, "kernel_size": 2, "groups": 2, "padding": 1},
+    "depthwise": {"in_channels": 3, "out_channels": 6, "kernel_size": 3, "groups": 3, "dilation": 2},
+    "reflect": {"in_channels": 2, "out_channels": 3, "kernel_size": 5, "padding": 3, "padding_mode": "reflect"},
+    "replicate": {"in_channels": 2, "out_channels": 3, "kernel_size": 3, "padding": 4, "padding_mode": "replicate"},
+    "circular": {"in_channels": 2, "out_channels": 3, "kernel_size": 3, "padding": 9, "padding_mode": "circular"},
+}
+
+
+def layers() -> None:
+    arrays = {}
+    model = Stack().eval()
+    with torch.no_grad():
+        for tensor in model.batch_norm.buffers():
+            tensor.copy_(torch.rand_like(tensor.float()) + 0.5)
+        for tensor in (*model.batch_norm.parameters(), *model.layer_norm.parameters()):
+            tensor.copy_(torch.randn_like(tensor))
+    torch.save(model.state_dict(), DATA / "stack.pt")
+    safetensors.torch.save_file(model.state_dict(), DATA / "stack.safetensors")
+    x = torch.randint(0, 11, (3, 9))
+    with torch.no_grad():
+        arrays["stack.x"], arrays["stack.y"] = x.numpy(), model.double()(x).numpy()
+    state = {}
+    for name, options in CONVOLUTIONS.items():
+        module = nn.Conv1d(**options)
+        state |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
+        x = torch.randn(2, options["in_channels"], 9)
+        with torch.no_grad():
+            y = module.double()(x.double())
+        arrays[f"{name}.x"], arrays[f"{name}.y"] = x.numpy(), y.numpy()
+    norm = nn.LayerNorm((3, 4), bias=False)
+    nn.init.normal_(norm.weight)
+    state["norm.weight"] = norm.weight.detach()
+    plain = nn.BatchNorm1d(3, affine=False)
+    plain.running_mean, plain.running_var = torch.randn(3), torch.rand(3) + 0.1
+    state |= {f"plain_norm.{key}": tensor for key, tensor in plain.state_dict().items()}
+    torch.save(state, DATA / "layers.pt")
+    x = torch.randn(2, 3, 4)
+    with torch.no_grad():
+        arrays["norm.x"], arrays["norm.y"] = x.numpy(), norm.double()(x.double()).numpy()
+        arrays["plain_norm.y"] = plain.double().eval()(x.double()).numpy()
+    np.savez_compressed(DATA / "layers.npz", **arrays)
+
+
 def quantized() -> None:
     torch.backends.quantized.engine = "fbgemm"
     dynamic = torch.ao.quantization.quantize_dynamic(Tagger(), {nn.LSTM, nn.Linear}, dtype=torch.qint8)
@@ -309,6 +378,7 @@ def main() -> None:
     folded()
     shards()
     quantized()
+    layers()
     made = {"torch": torch.__version__, "numpy": np.__version__, "safetensors": safetensors.__version__}
     (DATA / "versions.json").write_text(json.dumps(made, indent=1) + "\n")
 
