@@ -176,7 +176,8 @@ def _functional(config: dict[str, Any], problems: Problems) -> KerasModel | None
     if problems:
         return None
     model = KerasModel(_model_name(config, "model"), layers, ends[0], ends[1], list(layers))
-    nodes = [node for entry in entries or () for node in entry.get("inbound_nodes") or ()]
+    lists = [entry.get("inbound_nodes") for entry in entries or ()]
+    nodes = [node for listed in lists if isinstance(listed, list) for node in listed]
     count_calls_from_zero(model, keras_3=any(isinstance(node, dict) and "args" in node for node in nodes))
     _check_graph(model, problems)
     return None if problems else model
@@ -340,7 +341,8 @@ def _is_operation(entry: dict[str, Any], config: dict[str, Any]) -> bool:
 
 def _is_plain_policy(dtype: Any) -> bool:
     if isinstance(dtype, dict):
-        return dtype.get("class_name") in _DTYPE_POLICIES
+        kind = dtype.get("class_name")
+        return isinstance(kind, str) and kind in _DTYPE_POLICIES
     return dtype is None or (isinstance(dtype, str) and "_from_" not in dtype)
 
 
