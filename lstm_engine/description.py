@@ -117,6 +117,9 @@ class ModelDescription:
     ignored
         For the report: one phrase for each part of the file that does not matter at inference, such as
         the weights of an optimizer.
+    saved_by
+        For the report: what wrote the file, if it is one of our own format; the other fields then say what the model
+        was saved from.
     """
 
     source: str
@@ -131,3 +134,4 @@ class ModelDescription:
     output_names: tuple[str, ...] = ()
     inferred: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    saved_by: str = ""

@@ -28,6 +28,7 @@ from .options import Backend, ComputeType, check_options
 if TYPE_CHECKING:
     from ._stream import Stream
     from .description import ModelDescription
+    from .report import Report
 
 __all__ = ["Model", "Sequential", "TensorSpec"]
 
@@ -183,6 +184,13 @@ class Model:
         from .layers.native import describe_graph
 
         return describe_graph(self._graph, self.inputs, self._outputs, self._name, __version__)
+
+    @property
+    def report(self) -> Report:
+        """What loading the file found: each weight's key in it, what was inferred, what was ignored."""
+        from .report import report_of
+
+        return report_of(self.architecture())
 
     def save(self, path: str | os.PathLike[str], *, golden: Any = None) -> None:
         """Save the model to a safetensors file that :func:`lstm_engine.load` makes the same model from.

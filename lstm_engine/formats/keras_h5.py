@@ -52,13 +52,18 @@ def read_keras_h5(data: bytes, subject: str, config: Any = None, config_subject:
     if "model_weights" not in root:
         raise FormatError(f"{subject}: expected a group 'model_weights', found none; the file is damaged")
     weights = root.group("model_weights")
+    version = root.text("keras_version") or weights.text("keras_version")
+    optimizer = ("the weights of the optimizer (optimizer_weights)",) if "optimizer_weights" in root else ()
+    training = () if root.text("training_config") is None else ("the settings of the training (training_config)",)
     source = KerasSource(
         subject=subject,
         format="keras-h5",
-        version=checked_version(root.text("keras_version") or weights.text("keras_version") or "1", subject),
+        version=checked_version(version or "1", subject),
         config=parse_json(text, f"{subject}: model_config"),
         config_subject=f"{subject}: model_config",
         weights_subject=f"{subject}: model_weights",
+        inferred=() if version else ("Keras's version: the file has none, as Keras 1 wrote it",),
+        ignored=optimizer + training,
     )
     return source.model(lambda layers, problems: read_legacy_weights(weights, layers, problems))
 

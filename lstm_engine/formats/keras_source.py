@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lstm_engine.description import ModelDescription
@@ -31,6 +31,8 @@ class KerasSource:
         Where the configuration and the weights come from, for messages.
     inferred
         What the file does not say and was worked out, in sentences.
+    ignored
+        What of the file does nothing at inference.
     """
 
     subject: str
@@ -40,6 +42,7 @@ class KerasSource:
     config_subject: str
     weights_subject: str
     inferred: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def model(self, read_weights: Callable[[list[KerasLayer], Problems], None]) -> ModelDescription:
         """Return the model.
@@ -53,7 +56,8 @@ class KerasSource:
         problems = Problems(self.weights_subject)
         read_weights(model.saved, problems)
         problems.raise_if_any()
-        return model.description(self.subject, self.format, self.version, self.inferred)
+        description = model.description(self.subject, self.format, self.version, self.inferred)
+        return replace(description, ignored=self.ignored)
 
 
 def checked_version(version: Any, subject: str) -> str:

@@ -7,6 +7,7 @@ ever extracted to disk.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from lstm_engine.description import ModelDescription
@@ -48,22 +49,28 @@ def read_keras_archive(data: bytes, subject: str) -> ModelDescription:
         )
     metadata = _json(archive, _METADATA, subject)
     version = metadata.get("keras_version") if isinstance(metadata, dict) else None
-    source = KerasSource(
-        subject=subject,
-        format="keras",
-        version=checked_version(version, f"{subject}: {_METADATA}"),
-        config=_json(archive, _CONFIG, subject),
-        config_subject=f"{subject}: {_CONFIG}",
-        weights_subject=f"{subject}: {member}",
-    )
+    config = _json(archive, _CONFIG, subject)
     content = archive.content(member)
 
     def read_weights(layers: list[KerasLayer], problems: Problems) -> None:
         of_hdf5 = member == _WEIGHTS
         root = HDF5File(content, problems.subject).root if of_hdf5 else read_npz(content, problems.subject)
         read_archive_weights(root, layers, source.version, problems)
+        if "optimizer" in root:
+            ignored.append(f"the weights of the optimizer ({member}: optimizer)")
 
-    return source.model(read_weights)
+    settings = isinstance(config, dict) and config.get("compile_config")
+    ignored = [f"the settings of the training ({_CONFIG}: compile_config)"] if settings else []
+    ignored += [name for name in archive.names if name not in (_CONFIG, _METADATA, member)]
+    source = KerasSource(
+        subject=subject,
+        format="keras",
+        version=checked_version(version, f"{subject}: {_METADATA}"),
+        config=config,
+        config_subject=f"{subject}: {_CONFIG}",
+        weights_subject=f"{subject}: {member}",
+    )
+    return replace(source.model(read_weights), ignored=tuple(ignored))
 
 
 def _json(archive: ZipArchive, name: str, subject: str) -> Any:

@@ -37,6 +37,7 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from lstm_engine.description import LayerDescription, ModelDescription
 from lstm_engine.errors import FormatError, UnsupportedModelError
 
 from .json_text import parse_json
@@ -154,13 +155,27 @@ def read_own(path: str | os.PathLike[str]) -> OwnFile:
     module, name = KINDS[kind]
     architecture = parsed("architecture", getattr(importlib.import_module(module), name))
     golden = parsed("golden", Golden) if "golden" in metadata else None
+    architecture = replace(architecture, source=subject)
+    if isinstance(architecture, ModelDescription):
+        names = {id(array): name for name, array in tensors.items()}
+        layers = tuple(_with_sources(layer, names) for layer in architecture.layers)
+        architecture = replace(architecture, layers=layers, saved_by=f"{writer}, format {version}")
     return OwnFile(
-        architecture=replace(architecture, source=subject),
+        architecture=architecture,
         compute_type=metadata.get("compute_type", "float32"),
         golden=golden,
         version=version,
         writer=writer,
         tensors=tensors,
+    )
+
+
+def _with_sources(layer: LayerDescription, names: Mapping[int, str]) -> LayerDescription:
+    """Return a layer that knows under which names the file has its weights."""
+    return replace(
+        layer,
+        sources={short: names[id(array)] for short, array in layer.weights.items()},
+        inner={role: _with_sources(inner, names) for role, inner in layer.inner.items()},
     )
 
 

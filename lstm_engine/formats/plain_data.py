@@ -24,7 +24,7 @@ __all__ = ["decode", "encode"]
 T = TypeVar("T")
 
 #: Fields that say where a description came from; the file that it is written to is another.
-_NOT_KEPT = ("source", "sources")
+_NOT_KEPT = ("source", "sources", "saved_by")
 
 
 def encode(description: Any, tensors: dict[str, NDArray[Any]], prefix: tuple[str, ...] = ()) -> Any:
