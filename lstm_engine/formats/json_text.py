@@ -44,7 +44,7 @@ def parse_json(text: bytes | str, subject: str) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_int)
     except RecursionError:
         raise UnsafeFileError(_too_deep(subject)) from None
     except _RepeatedKeyError as error:
@@ -87,6 +87,13 @@ def _float(digits: str) -> float:
     if math.isinf(value):
         raise ValueError(f"the number {digits[:40]}, which is too large")
     return value
+
+
+def _int(digits: str) -> int:
+    # No size, seed or number of a layer has more, and what takes it further may not either.
+    if len(digits) > 20:
+        raise ValueError(f"the number {digits[:40]}, which is too large")
+    return int(digits)
 
 
 def _deeper_than(value: Any, depth: int) -> bool:

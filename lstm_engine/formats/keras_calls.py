@@ -79,7 +79,8 @@ def parse_calls(layer: KerasLayer, nodes: Any, problems: Problems) -> None:
             kind.append(f"layer {shown(layer.name)} ({layer.class_name}), call {number}: {error}")
             continue
         wanted = 1 if layer.model is None else len(layer.model.inputs)
-        if layer.class_name not in MERGES | ATTENTION and not layer.operation and len(call.inputs) != wanted:
+        several = layer.class_name in MERGES | ATTENTION
+        if not layer.operation and (not call.inputs if several else len(call.inputs) != wanted):
             problems.damaged.append(
                 f"layer {shown(layer.name)} ({layer.class_name}), call {number}: expected "
                 f"{'one input' if wanted == 1 else f'{wanted} inputs'}, found {len(call.inputs)}"

@@ -149,7 +149,7 @@ def _place(name: str, entry: Any, subject: str) -> tuple[int, int, np.dtype[Any]
     shape, offsets = fields.get("shape"), fields.get("data_offsets")
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2 and len(shape) <= MAX_RANK):
         raise FormatError(f"{subject}: header: expected dtype, shape and data_offsets of the tensor {name!r:.100}")
-    if fields.get("dtype") not in _DTYPES:
+    if not isinstance(fields.get("dtype"), str) or fields["dtype"] not in _DTYPES:
         raise UnsupportedModelError(
             f"{subject}: the tensor {name!r:.100} has dtype {fields.get('dtype')!r:.40}; expected one of "
             f"{', '.join(_DTYPES)}"
