@@ -19,7 +19,10 @@ from .recurrent import BidirectionalLayer, LSTMLayer
 
 __all__ = ["lstm_from_keras"]
 
-_KINDS: Final = ("LSTM", "Bidirectional")
+_KINDS: Final = ("LSTM", "RNN", "Bidirectional")
+
+#: What holds cells or layers, and is an LSTM if all that it holds are.
+_HOLDERS: Final = ("RNN", "StackedRNNCells", "Bidirectional")
 
 #: Packages whose layers are Keras's own.
 _PACKAGES: Final = ("keras", "tf_keras", "tensorflow")
@@ -28,7 +31,9 @@ _PACKAGES: Final = ("keras", "tf_keras", "tensorflow")
 def lstm_from_keras(
     source: str | os.PathLike[str] | Any, layer: str | None = None
 ) -> tuple[LSTMWeights, dict[str, Any]]:
-    """Return the weights of an LSTM or Bidirectional(LSTM) layer, and how it combines and masks its outputs.
+    """Return the weights of a layer of LSTM cells, and how it combines and masks its outputs.
+
+    An LSTM layer, an RNN of one LSTMCell or of several of one size, or a Bidirectional of either with one cell.
 
     Parameters
     ----------
@@ -64,10 +69,11 @@ def lstm_from_keras(
     built = build_layer(description, KerasVersion(version), problems)
     raise_together(UnsupportedModelError, subject, problems.unsupported)
     raise_together(FormatError, subject, problems.damaged)
+    assert built is not None
     return _taken(built, subject)
 
 
-def _taken(layer: Layer | None, subject: str) -> tuple[LSTMWeights, dict[str, Any]]:
+def _taken(layer: Layer, subject: str) -> tuple[LSTMWeights, dict[str, Any]]:
     if isinstance(layer, LSTMLayer):
         weights = layer.recurrence.stack(reverse=layer.options.go_backwards)
         return weights, {"zero_masked": layer.options.zero_masked}
@@ -78,24 +84,30 @@ def _taken(layer: Layer | None, subject: str) -> tuple[LSTMWeights, dict[str, An
         both = (layer.forward, layer.backward)
         found = " and ".join(f"{one.kind} of {one.recurrence.output_size} units" for one in both)
         raise UnsupportedModelError(
-            f"{subject}: layer {layer.name!r}: expected two LSTM cells of one size, the first running forward; found "
-            f"{found}{', the first running backward' if layer.options.go_backwards else ''}; load the whole model "
-            "with le.load"
+            f"{subject}: layer {layer.name!r}: expected one LSTM cell in each direction, both of one size, the first "
+            f"running forward; found {found}{', the first running backward' if layer.options.go_backwards else ''}; "
+            "load the whole model with le.load"
         )
-    assert layer is not None
     raise UnsupportedModelError(
-        f"{subject}: layer {layer.name!r}: expected LSTM cells of one size, found other ones; load the whole model "
-        "with le.load"
+        f"{subject}: layer {layer.name!r}: expected LSTM cells of one size, found others; load the whole model with "
+        "le.load"
     )
 
 
 def _recurrent(layers: tuple[LayerDescription, ...]) -> Iterator[LayerDescription]:
-    """Iterate over the LSTM and Bidirectional layers, those in a TimeDistributed included."""
+    """Iterate over the layers that are LSTMs, alone or in both directions, those in a TimeDistributed included."""
     for layer in layers:
-        if layer.class_name in _KINDS:
+        if _is_lstm(layer):
             yield layer
         elif layer.class_name == "TimeDistributed":
             yield from _recurrent(tuple(layer.inner.values()))
+
+
+def _is_lstm(layer: LayerDescription) -> bool:
+    """Return whether a layer or a cell has the cells of an LSTM and no others."""
+    if layer.class_name in _HOLDERS:
+        return bool(layer.inner) and all(map(_is_lstm, layer.inner.values()))
+    return layer.class_name in ("LSTM", "LSTMCell")
 
 
 def _chosen(found: list[LayerDescription], name: str | None, subject: str) -> LayerDescription:
@@ -124,24 +136,31 @@ def _described(layer: Any) -> tuple[str, str, LayerDescription]:
     package = kind.__module__.split(".")[0]
     if package not in _PACKAGES or kind.__name__ not in _KINDS:
         raise UnsupportedModelError(
-            "source: expected a path, or a Keras LSTM or Bidirectional layer, found "
+            "source: expected a path, or a Keras LSTM, RNN or Bidirectional layer, found "
             f"{kind.__module__}.{kind.__qualname__}"
         )
     # The layer's own package is imported already, by whoever made the layer.
     version = getattr(sys.modules.get(package), "__version__", None)
     if package == "tensorflow" or not isinstance(version, str):
         version = "2.0-tf"
-    return f"layer {layer.name!r}", version, _description(layer)
+    description = _description(layer)
+    if not _is_lstm(description):
+        raise UnsupportedModelError(
+            f"layer {layer.name!r} ({kind.__name__}): expected LSTM cells, found others; load the whole model with "
+            "le.load"
+        )
+    return f"layer {layer.name!r}", version, description
 
 
 def _description(layer: Any) -> LayerDescription:
     kind = type(layer).__name__
     config: Mapping[str, Any] = layer.get_config()
-    if kind == "Bidirectional":
-        inner = {role: _description(getattr(layer, role)) for role in ("forward_layer", "backward_layer")}
+    roles = {"Bidirectional": ("forward_layer", "backward_layer"), "RNN": ("cell",)}.get(kind, ())
+    inner = {role: _description(getattr(layer, role)) for role in roles}
+    if kind == "StackedRNNCells":
+        inner = {str(place): _description(cell) for place, cell in enumerate(layer.cells)}
+    if kind not in ("LSTM", "LSTMCell"):
         return LayerDescription(layer.name, kind, config, inner=inner)
-    if kind != "LSTM":
-        return LayerDescription(layer.name, kind, config)
     arrays = layer.get_weights()
     names = ("kernel", "recurrent_kernel", "bias")[: 3 if config.get("use_bias", True) else 2]
     if len(arrays) != len(names):
