@@ -44,7 +44,9 @@ def parse_json(text: bytes | str, subject: str) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_int)
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_int
+        )
     except RecursionError:
         raise UnsafeFileError(_too_deep(subject)) from None
     except _RepeatedKeyError as error:
