@@ -90,13 +90,10 @@ def _stacked_cells(config: KerasConfig) -> Recurrence:
     return chained(parts)
 
 
-#: What makes each cell, by the class of the cell or of the layer that has nothing else.
+#: What makes each cell, by its class; a layer such as GRU is named after its cell.
 _CELLS: Final[Mapping[str, Callable[[KerasConfig], Recurrence]]] = {
-    "GRU": _gru_cell,
     "GRUCell": _gru_cell,
-    "LSTM": _lstm_cells,
     "LSTMCell": _lstm_cells,
-    "SimpleRNN": _simple_cell,
     "SimpleRNNCell": _simple_cell,
     "StackedRNNCells": _stacked_cells,
 }
@@ -118,7 +115,7 @@ def recurrent(config: KerasConfig) -> RecurrentLayer:
             config.damaged("cell", None, "a cell")
             raise LookupError("cell")
     else:
-        cell = _CELLS[kind](config)
+        cell = _CELLS[f"{kind}Cell"](config)
     options = RecurrentOptions(
         return_sequences=config.flag("return_sequences", False),
         return_state=config.flag("return_state", False),

@@ -1,0 +1,231 @@
+"""Recurrent layers other than the LSTM: random ones for ``build_keras.py``, and every variant once.
+
+Run as a program, it builds every variant in one framework and writes ``NAME.keras`` or ``NAME.h5``, ``NAME.npz`` with
+the inputs and the framework's float32 outputs, and a manifest, ``keras.json``::
+
+    KERAS_BACKEND=tensorflow python tests/interop/keras_recurrent.py --directory DIR
+    python tests/interop/keras_recurrent.py --package tf_keras --directory DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BATCH, TIME, FEATURES = 4, 6, 3
+
+#: A mask of every kind: none, gaps, both ends, nothing left.
+MASK = np.array(
+    [[1, 1, 1, 1, 1, 1], [1, 0, 1, 0, 0, 1], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0]],
+    dtype=bool,
+)
+
+#: A variant: what its layer is made by, and the sizes of its states, those of a stacked cell of several in a list.
+Make = Callable[..., Any]
+Sizes = list[Any]
+
+
+def variants(L: Any) -> dict[str, tuple[Make, Sizes]]:
+    """Return every cell and stack of cells by name; ``L`` is the framework's module of layers."""
+    return {
+        "gru": (lambda **options: L.GRU(4, **options), [4]),
+        "gru_reset_before": (lambda **options: L.GRU(4, reset_after=False, **options), [4]),
+        "gru_without_bias": (
+            lambda **options: L.GRU(4, use_bias=False, recurrent_activation="hard_sigmoid", **options),
+            [4],
+        ),
+        "gru_softmax": (
+            lambda **options: L.GRU(4, activation="softmax", recurrent_activation="softmax", **options),
+            [4],
+        ),
+        "simple": (lambda **options: L.SimpleRNN(4, **options), [4]),
+        "simple_without_bias": (lambda **options: L.SimpleRNN(4, use_bias=False, activation="relu", **options), [4]),
+        "lstm": (lambda **options: L.LSTM(4, **options), [4, 4]),
+        "rnn_lstm": (lambda **options: L.RNN(L.LSTMCell(4, recurrent_activation="hard_sigmoid"), **options), [4, 4]),
+        "rnn_gru": (lambda **options: L.RNN(L.GRUCell(4), **options), [4]),
+        "rnn_simple": (lambda **options: L.RNN(L.SimpleRNNCell(4), **options), [4]),
+        "stack_of_lstms": (
+            lambda **options: L.RNN([L.LSTMCell(4), L.LSTMCell(4, use_bias=False), L.LSTMCell(5)], **options),
+            [[4, 4], [4, 4], [5, 5]],
+        ),
+        "stack_of_all": (
+            lambda **options: L.RNN(
+                L.StackedRNNCells(
+                    [
+                        L.LSTMCell(4),
+                        L.GRUCell(5, activation="softsign"),
+                        L.GRUCell(4, reset_after=False, use_bias=False),
+                        L.SimpleRNNCell(3, activation="relu"),
+                    ]
+                ),
+                **options,
+            ),
+            [[4, 4], 5, 4, 3],
+        ),
+        "stack_of_one": (lambda **options: L.RNN(L.StackedRNNCells([L.GRUCell(4)]), **options), [4]),
+    }
+
+
+def cases(keras: Any) -> Iterator[tuple[str, Any, Any, list[np.ndarray]]]:
+    """Iterate over (name, inputs, outputs, arrays for the inputs) of every model."""
+    L = keras.layers
+    random = np.random.default_rng(0)
+    x = random.standard_normal((BATCH, TIME, FEATURES)).astype(np.float32)
+    masked_x = np.where(MASK[..., None], x, np.float32(0))
+    flags = list(itertools.product((False, True), repeat=3))
+
+    def start(masked: bool) -> tuple[Any, Any, np.ndarray]:
+        made = L.Input((TIME, FEATURES))
+        return (made, L.Masking()(made), masked_x) if masked else (made, made, x)
+
+    def given(sizes: Sizes) -> tuple[Sizes, list[Any], list[np.ndarray]]:
+        """Return states as a layer takes them, the inputs in them, and arrays for the inputs."""
+        flat = [size for part in sizes for size in (part if isinstance(part, list) else [part])]
+        inputs = [L.Input((size,)) for size in flat]
+        waiting = iter(inputs)
+        nested = [[next(waiting) for _ in part] if isinstance(part, list) else next(waiting) for part in sizes]
+        return nested, inputs, [random.standard_normal((BATCH, size)).astype(np.float32) for size in flat]
+
+    for name, (make, sizes) in variants(L).items():
+        if name == "stack_of_one":
+            # Keras 3 unpacks the state of a stack of one cell, so that it can neither mask, return nor take it.
+            made, tensor, array = start(False)
+            yield name, made, make(return_sequences=True)(tensor), [array]
+            continue
+        for masked, (sequences, state, backwards) in itertools.product((False, True), flags):
+            for zeroed in (False, True) if masked else (False,):
+                options = {"return_sequences": sequences, "return_state": state, "go_backwards": backwards}
+                if zeroed:
+                    options["zero_output_for_mask"] = True
+                told = "_".join(option for option, value in {"masked": masked, **options}.items() if value)
+                made, tensor, array = start(masked)
+                yield f"{name}-{told}", made, make(**options)(tensor), [array]
+        for masked, sequences, state in itertools.product((False, True), repeat=3):
+            for mode in ("concat", None) if state else ("sum",):
+                made, tensor, array = start(masked)
+                layer = L.Bidirectional(make(return_sequences=sequences, return_state=state), merge_mode=mode)
+                told = "_".join(
+                    option
+                    for option, value in {
+                        "masked": masked,
+                        "return_sequences": sequences,
+                        "return_state": state,
+                    }.items()
+                    if value
+                )
+                yield f"bidirectional_{name}-{mode}_{told}", made, layer(tensor), [array]
+        for masked in (False, True):
+            options = {"return_sequences": True, "return_state": True}
+            told = "masked_initial_state" if masked else "initial_state"
+            made, tensor, array = start(masked)
+            nested, inputs, arrays = given(sizes)
+            yield f"{name}-{told}", [made, *inputs], make(**options)(tensor, initial_state=nested), [array, *arrays]
+            if sizes == [4]:
+                made, tensor, array = start(masked)
+                nested, inputs, arrays = given(sizes)
+                outputs = make(**options)(tensor, initial_state=nested[0])
+                yield f"{name}-{told}_alone", [made, *inputs], outputs, [array, *arrays]
+            made, tensor, array = start(masked)
+            nested, inputs, arrays = given([*sizes, *sizes])
+            outputs = L.Bidirectional(make(**options))(tensor, initial_state=nested)
+            yield f"bidirectional_{name}-{told}", [made, *inputs], outputs, [array, *arrays]
+        for options in (
+            {},
+            {"go_backwards": True},
+            {"go_backwards": True, "return_sequences": True, "zero_output_for_mask": True},
+        ):
+            made, tensor, array = start(True)
+            yield f"{name}-{'_'.join(['unroll', *options])}", made, make(unroll=True, **options)(tensor), [array]
+        made = L.Input(batch_shape=(BATCH, TIME, FEATURES))
+        yield f"{name}-stateful", made, make(stateful=True, return_sequences=True)(made), [x]
+        steps = np.stack([x, masked_x], axis=1)
+        for sequences in (False, True):
+            made = L.Input((2, TIME, FEATURES))
+            layer = make(return_sequences=sequences)
+            yield f"time_distributed_{name}-{sequences}", made, L.TimeDistributed(layer)(made), [steps]
+        made = L.Input((2, TIME, FEATURES))
+        layer = L.Bidirectional(make(return_sequences=True))
+        yield f"time_distributed_bidirectional_{name}", made, L.TimeDistributed(layer)(made), [steps]
+    # Two layers of different kinds, and the first one backwards.
+    options = {"return_sequences": True, "return_state": True}
+    pairs = {
+        "gru_and_simple": (L.GRU(4, **options), L.SimpleRNN(5, go_backwards=True, **options)),
+        "lstm_and_rnn": (L.LSTM(4, **options), L.RNN([L.LSTMCell(4), L.GRUCell(3)], go_backwards=True, **options)),
+        "backwards_first": (L.GRU(4, go_backwards=True, **options), L.GRU(4, **options)),
+    }
+    for name, (forward, backward) in pairs.items():
+        made, tensor, array = start(True)
+        yield f"bidirectional-{name}", made, L.Bidirectional(forward, backward_layer=backward)(tensor), [array]
+
+
+def randomised(model: Any) -> None:
+    """Give a model distinct random weights."""
+    random = np.random.default_rng(1)
+    model.set_weights(
+        [
+            random.uniform(-0.8, 0.8, weight.shape).astype(np.float32) if weight.dtype.kind == "f" else weight
+            for weight in model.get_weights()
+        ]
+    )
+
+
+def flat(outputs: Any) -> list[np.ndarray]:
+    """Return outputs in lists as arrays."""
+    if isinstance(outputs, list | tuple):
+        return [array for part in outputs for array in flat(part)]
+    return [np.asarray(outputs)]
+
+
+def write(keras: Any, directory: Path, chosen: Callable[[str], bool] = lambda name: True) -> list[dict[str, Any]]:
+    """Write the variants of these names, in either format by turns; return the manifest's entries."""
+    entries: list[dict[str, Any]] = []
+    for name, inputs, outputs, arrays in cases(keras):
+        if not chosen(name):
+            continue
+        model = keras.Model(inputs, outputs)
+        randomised(model)
+        found = flat(model(arrays if len(arrays) > 1 else arrays[0], training=False))
+        file = f"{name}.{('keras', 'h5')[len(entries) % 2]}"
+        model.save(directory / file)
+        recorded = {f"input_{place}": array for place, array in enumerate(arrays)}
+        recorded |= {f"output_{place}": array for place, array in enumerate(found)}
+        np.savez_compressed(directory / f"{name}.npz", **recorded)
+        entries.append({"name": name, "file": file})
+    return entries
+
+
+def framework(package: str) -> Any:
+    """Import a framework, quiet and on one thread."""
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.simplefilter("ignore")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # "HDF5 is considered legacy", for every file
+    return importlib.import_module(package)
+
+
+def main() -> None:
+    """Write every variant."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--package", choices=("keras", "tf_keras"), default="keras")
+    arguments = parser.parse_args()
+    keras = framework(arguments.package)
+    entries = write(keras, arguments.directory)
+    record = {"package": arguments.package, "version": keras.__version__, "models": entries}
+    (arguments.directory / "keras.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"{len(entries)} models of {arguments.package} {keras.__version__}")
+
+
+if __name__ == "__main__":
+    main()
