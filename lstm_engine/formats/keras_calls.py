@@ -228,11 +228,12 @@ def _tensors_of_keras_2(value: Any) -> tuple[TensorRef, ...]:
 
 
 def _attention_call(layer: KerasLayer, given: dict[str, Any], tensors: Any) -> Call:
-    """Return a call of an attention layer: all its tensors as inputs.
+    """Return a call of an attention layer: its tensors as inputs, the masks that it is given under their names.
 
     What they are, and what the call says beside them, goes into ``layer.config``: ``call_arguments`` names the inputs.
     """
     found: dict[str, tuple[TensorRef, ...]] = {}
+    masks = {name: given.pop(name, None) for name in ("query_mask", "value_mask", "key_mask")}
     if layer.class_name == "MultiHeadAttention":
         for name in _HEADS_TENSORS:
             if (value := given.pop(name, None)) is not None:
@@ -241,8 +242,11 @@ def _attention_call(layer: KerasLayer, given: dict[str, Any], tensors: Any) -> C
         value = given.pop("inputs", ())
         inputs = value if isinstance(value, tuple) else tensors(value)
         found = {name: (tensor,) for name, tensor in zip(_HEADS_TENSORS, inputs, strict=False)}
-        if len(inputs) > 3:
-            raise _UnreadableError(f"expected a query, a value and a key, found {len(inputs)} inputs")
+        # A mask of the key is not looked at.
+        mask = given.pop("mask", None) or []
+        if len(inputs) > 3 or not isinstance(mask, list) or len(mask) > 3:
+            raise _UnreadableError(f"expected a query, a value and a key, found {len(inputs)} inputs and {shown(mask)}")
+        masks |= dict(zip(("query_mask", "value_mask"), mask, strict=False))
     if not {"query", "value"} <= found.keys() or any(len(group) != 1 for group in found.values()):
         raise _UnreadableError(f"expected one query, one value and at most one key, found {', '.join(found) or 'none'}")
     settings: dict[str, Any] = {"call_arguments": list(found)}
@@ -250,15 +254,14 @@ def _attention_call(layer: KerasLayer, given: dict[str, Any], tensors: Any) -> C
         settings[name] = given.pop(name, None) or False
         if settings[name] is not True and settings[name] is not False:
             raise _UnreadableError(f"expected its argument {name!r} to be true or false, found {shown(settings[name])}")
-    # Masks travel with the tensors; what is None, also in a list, is left to them.
-    given = {name: value for name, value in given.items() if value and value != [None] * len(value)}
-    if "mask" in given:
-        raise _UnreadableError("its argument 'mask', given by hand, is not supported", damaged=False)
     _keywords(layer, given, tensors)
+    keywords = {name: tensors(value) for name, value in masks.items() if value is not None}
+    if any(len(group) != 1 for group in keywords.values()):
+        raise _UnreadableError("expected one mask for each of its inputs, found several")
     if layer.calls and any(layer.config.get(name) != value for name, value in settings.items()):
         raise _UnreadableError("its arguments differ between its calls", damaged=False)
     layer.config.update(settings)
-    return Call(tuple(tensor for group in found.values() for tensor in group))
+    return Call(tuple(tensor for group in found.values() for tensor in group), keywords)
 
 
 def _keywords(layer: KerasLayer, given: dict[str, Any], tensors: Any) -> dict[str, tuple[TensorRef, ...]]:

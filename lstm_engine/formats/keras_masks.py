@@ -80,9 +80,12 @@ def unmask_after_heads(model: KerasModel, version: str) -> None:
                 layers[bare] = KerasLayer(bare, "ConvertToTensor", {"name": bare}, operation=True)
                 layers[bare].calls.append(Call((tensor,)))
                 taken[tensor] = TensorRef(bare)
-        layer.calls[number] = Call(tuple(taken.get(tensor) or tensor for tensor in call.inputs), call.keywords)
+        keywords = dict(call.keywords)
         if layer.class_name == "MultiHeadAttention":
-            for tensor, role in zip(call.inputs, layer.config["call_arguments"], strict=True):
+            keywords.pop("query_mask", None)  # since then, what travels with the query has been taken instead
+        layer.calls[number] = Call(tuple(taken.get(tensor) or tensor for tensor in call.inputs), keywords)
+        if layer.class_name == "MultiHeadAttention":
+            for tensor, role in zip(call.inputs, layer.config.get("call_arguments", ()), strict=False):
                 if role != "attention_mask":
                     taken.setdefault(tensor, None)
     model.layers[:] = layers.values()
@@ -130,9 +133,15 @@ def drop_recorded_masks(model: KerasModel, order: list[tuple[str, int]]) -> None
     order
         The calls (layer, number), each after all those that it needs.
     """
+    if any(layer.operation for layer in model.layers):
+        _drop_equal_masks(model, order)
+        _drop_unused_operations(model)
+    _take_masks_as_inputs(model)
+
+
+def _drop_equal_masks(model: KerasModel, order: list[tuple[str, int]]) -> None:
+    """Take the arguments out that are the masks which travel with the tensors."""
     layers = {layer.name: layer for layer in model.layers}
-    if not any(layer.operation for layer in model.layers):
-        return
     terms = _Terms()
     for name, number in order:
         layer = layers[name]
@@ -153,9 +162,26 @@ def drop_recorded_masks(model: KerasModel, order: list[tuple[str, int]]) -> None
                 keywords = {key: tensors for key, tensors in call.keywords.items() if key != "mask"}
                 layer.calls[number] = Call(call.inputs, keywords)
             masks[0] = recorded
+        if layer.class_name in ATTENTION:
+            travelling = dict(zip(layer.config.get("call_arguments", ()), masks, strict=False))
+            keywords = {
+                name: tensors
+                for name, tensors in call.keywords.items()
+                if terms.value(tensors[0]) != travelling.get(name.removesuffix("_mask"))
+            }
+            layer.calls[number] = Call(call.inputs, keywords)
         for output, mask in enumerate(_masks_after(layer, call, masks, terms)):
             terms.masks[name, number, output] = mask
-    _drop_unused_operations(model)
+
+
+def _take_masks_as_inputs(model: KerasModel) -> None:
+    """Turn the masks that attention layers are still given into inputs of theirs, named as such."""
+    for layer in model.layers:
+        given = list(layer.calls[0].keywords) if layer.calls and layer.class_name in ATTENTION else []
+        # Calls that are given different masks are left as they are, and refused when the graph is put together.
+        if given and all(list(call.keywords) == given for call in layer.calls):
+            layer.config["call_arguments"] += given
+            layer.calls[:] = [Call(tuple(call.tensors())) for call in layer.calls]
 
 
 class _Terms:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,12 +38,26 @@ def _causal(queries: int, values: int) -> Mask:
     return np.tri(queries, values, dtype=np.bool_)
 
 
-def _check_inputs(shapes: Sequence[Shape], most: int) -> None:
-    if not 2 <= len(shapes) <= most:
-        raise FormatError(f"expected from 2 to {most} inputs, query, value and key first, found {len(shapes)}")
-    if any(len(shape) != 3 for shape in shapes[:3]):
-        listed = ", ".join(map(str, shapes[:3]))
-        raise UnsupportedModelError(f"inputs of shapes {listed} are not supported; expected (batch, time, features)")
+def _named(arguments: Sequence[str], shapes: Sequence[Shape]) -> dict[str, Shape]:
+    """Return the shapes of the inputs by name, those of query, value and key checked."""
+    if len(arguments) != len(shapes) or list(arguments[:2]) != ["query", "value"]:
+        raise FormatError(f"expected inputs for {', '.join(arguments)}, found {len(shapes)}")
+    given = dict(zip(arguments, shapes, strict=True))
+    for role in ("query", "value", "key"):
+        shape = given.get(role, given["value"])
+        if len(shape) != 3:
+            raise UnsupportedModelError(f"a {role} of shape {shape} is not supported; expected (batch, time, features)")
+        if f"{role}_mask" in given:
+            same_shape(given[f"{role}_mask"], shape[:2])
+    return given
+
+
+def _padding(given: Mapping[str, Tensor], role: str) -> Mask | None:
+    """Return the mask of an input: the one that is given for it, else the one that travels with it."""
+    explicit = given.get(f"{role}_mask")
+    if explicit is not None:
+        return np.asarray(explicit.values != 0)
+    return given[role].mask if role in given else None
 
 
 def _weighted(
@@ -71,6 +85,9 @@ class _DenseAttention(Layer):
 
     Parameters
     ----------
+    arguments
+        The names of the inputs; after those that are named above come ``query_mask`` and ``value_mask``, where these
+        are given and do not travel along.
     causal
         Whether a step of the query sees the values up to its own number alone.
     gives_scores
@@ -84,32 +101,43 @@ class _DenseAttention(Layer):
     uses_mask: ClassVar[bool] = True
 
     def __init__(
-        self, *, causal: bool = False, gives_scores: bool = False, drops_mask: bool = False, name: str | None = None
+        self,
+        *,
+        arguments: Sequence[str] = ("query", "value"),
+        causal: bool = False,
+        gives_scores: bool = False,
+        drops_mask: bool = False,
+        name: str | None = None,
     ) -> None:
         super().__init__(name)
+        self.arguments = tuple(arguments)
         self.causal, self.gives_scores, self.drops_mask = causal, gives_scores, drops_mask
 
     def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-        _check_inputs(shapes, 3)
-        query, value, key = shapes[0], shapes[1], shapes[-1]
+        given = _named(self.arguments, shapes)
+        query, value = shapes[0], shapes[1]
+        key = given.get("key", value)
         same_shape((query[2],), (key[2],))
         same_shape(value[:2], key[:2])
         output: Shape = (query[0], query[1], value[2])
         return (output, (query[0], query[1], value[1])) if self.gives_scores else (output,)
 
     def call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
-        query, value, key = inputs[0], inputs[1], inputs[-1]
+        given = dict(zip(self.arguments, inputs, strict=True))
+        query, value = inputs[0], inputs[1]
+        key = given.get("key", value)
         if key.values.shape[1] != value.values.shape[1] or query.values.shape[2] != key.values.shape[2]:
             found = " and ".join(str(tensor.values.shape) for tensor in inputs)
             raise ShapeError(f"inputs of {self.name}: expected shapes that fit each other, found {found}")
         scores = self._scores(query.values, key.values)
-        mask = None if value.mask is None else value.mask[:, None, :]
+        query_mask, value_mask = _padding(given, "query"), _padding(given, "value")
+        mask = None if value_mask is None else value_mask[:, None, :]
         if self.causal:
             mask = _joined(mask, _causal(*scores.shape[1:]))
         y, weights = _weighted(self, scores, value.values, mask)
-        if query.mask is not None:
-            y = np.where(query.mask[:, :, None], y, np.zeros((), y.dtype))
-        output = Tensor(y, None if self.drops_mask else query.mask)
+        if query_mask is not None:
+            y = np.where(query_mask[:, :, None], y, np.zeros((), y.dtype))
+        output = Tensor(y, None if self.drops_mask else query_mask)
         return (output, Tensor(weights)) if self.gives_scores else (output,)
 
     def _scores(self, query: Array, key: Array) -> Array:
@@ -139,7 +167,7 @@ class Attention(_DenseAttention):
         A number as an array without axes, or None for none.
     concat_weight
         The weight of the second kind of scores, likewise; None for the first kind.
-    causal, gives_scores, drops_mask, name
+    name, **options
         As in :class:`_DenseAttention`.
     """
 
@@ -150,12 +178,10 @@ class Attention(_DenseAttention):
         scale: Array | None = None,
         concat_weight: Array | None = None,
         *,
-        causal: bool = False,
-        gives_scores: bool = False,
-        drops_mask: bool = False,
         name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(causal=causal, gives_scores=gives_scores, drops_mask=drops_mask, name=name)
+        super().__init__(name=name, **options)
         self.scale = None if scale is None else frozen_copy(scale)
         self.concat_weight = None if concat_weight is None else frozen_copy(concat_weight)
 
@@ -179,7 +205,7 @@ class AdditiveAttention(_DenseAttention):
     ----------
     scale
         (features,), or None for ones.
-    causal, gives_scores, drops_mask, name
+    name, **options
         As in :class:`_DenseAttention`.
     """
 
@@ -189,12 +215,10 @@ class AdditiveAttention(_DenseAttention):
         self,
         scale: Array | None = None,
         *,
-        causal: bool = False,
-        gives_scores: bool = False,
-        drops_mask: bool = False,
         name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(causal=causal, gives_scores=gives_scores, drops_mask=drops_mask, name=name)
+        super().__init__(name=name, **options)
         self.scale = None if scale is None else frozen_copy(scale)
 
     def weights(self) -> dict[str, Array]:
@@ -287,12 +311,9 @@ class MultiHeadAttention(Layer):
             self._maps[role] = numerics.linear(kernel.reshape(rows, -1), bias)
 
     def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-        if len(shapes) != len(self.arguments):
-            raise FormatError(f"expected {len(self.arguments)} inputs, found {len(shapes)}")
-        given = dict(zip(self.arguments, shapes, strict=True))
-        inputs = [given[role] for role in ("query", "value", "key") if role in given]
-        _check_inputs(inputs, 3)
-        query, value, key = inputs[0], inputs[1], inputs[-1]
+        given = _named(self.arguments, shapes)
+        query, value = shapes[0], shapes[1]
+        key = given.get("key", value)
         for role, shape in (("query", query), ("value", value), ("key", key)):
             if shape[2] not in (None, self.kernels[role].shape[0]):
                 raise FormatError(f"its {role} kernel has shape {self.kernels[role].shape}, its {role} {shape}")
@@ -308,9 +329,10 @@ class MultiHeadAttention(Layer):
     def _mask(self, given: Mapping[str, Tensor]) -> Mask | None:
         """Return all masks in one, (batch, heads or 1, query steps, value steps) or what is broadcast to it."""
         queries, values = (given[role].values.shape[1] for role in ("query", "value"))
-        mask = None if given["query"].mask is None else given["query"].mask[:, None, :, None]
+        seeing = _padding(given, "query")
+        mask = None if seeing is None else seeing[:, None, :, None]
         for role in ("value", "key"):
-            if role in given and (padding := given[role].mask) is not None:
+            if (padding := _padding(given, role)) is not None:
                 mask = _joined(mask, padding[:, None, None, :])
         if self.causal:
             mask = _joined(mask, _causal(queries, values))

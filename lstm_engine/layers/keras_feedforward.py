@@ -194,6 +194,7 @@ def _attention(config: KerasConfig) -> Layer:
     return Attention(
         _scalar_or(config, "scale") if config.flag("use_scale", False) else None,
         _scalar_or(config, "concat_score_weight") if mode == "concat" else None,
+        arguments=_arguments(config),
         causal=causal,
         gives_scores=scores,
         drops_mask=config.version.merging_drops_masks,
@@ -205,17 +206,23 @@ def _additive_attention(config: KerasConfig) -> Layer:
     causal, scores = _call_flags(config)
     return AdditiveAttention(
         config.weight_if(config.flag("use_scale", True), "scale"),
+        arguments=_arguments(config),
         causal=causal,
         gives_scores=scores,
         drops_mask=config.version.merging_drops_masks,
     )
 
 
+_ATTENTION_ARGUMENTS: Final = {
+    *("query", "value", "key", "attention_mask"),
+    *("query_mask", "value_mask", "key_mask"),
+}
+
+
 def _arguments(config: KerasConfig) -> tuple[str, ...]:
-    """Return what the inputs of a MultiHeadAttention are, as the reader of the calls has found it."""
+    """Return what the inputs of an attention layer are, as the reader of the calls has found it."""
     found = config.layer.config.get("call_arguments")
-    known = ("query", "value", "key", "attention_mask")
-    if not isinstance(found, list) or len(found) < 2 or any(name not in known for name in found):
+    if not isinstance(found, list) or len(found) != len({*found} & _ATTENTION_ARGUMENTS):
         raise FormatError(f"expected to be called on a query and a value, found {found}")
     return tuple(found)
 
