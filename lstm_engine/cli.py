@@ -7,10 +7,9 @@ in a traceback is a fault of ours.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +20,6 @@ from .verification import TOLERANCES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .formats.torch_modules import TorchModule
     from .model import Model
 
 __all__ = ["main"]
@@ -107,10 +105,11 @@ def _add_info(commands: Any) -> None:
         commands,
         "info",
         _info,
-        "Show what a model file holds: for a Keras model its layers, inputs and outputs; for a PyTorch or "
-        "safetensors file the modules that its tensors come from, and the line that loads each.",
+        "Show what a model file holds: for a whole model its layers, inputs and outputs, where each weight came from, "
+        "what was inferred and what was ignored, also where the model cannot be run; for weights alone the modules "
+        "that they come from, and the line that loads each.",
     )
-    parser.add_argument("file", metavar="FILE", help=".keras, .h5, .pt, .pth or .safetensors; judged by content")
+    parser.add_argument("file", metavar="FILE", help=".keras, .h5, .onnx, .pt, .pth or .safetensors; by content")
 
 
 def _add_predict(commands: Any) -> None:
@@ -290,73 +289,10 @@ def _temperature(text: str) -> float:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from .formats.detect import detect
+    from .info import describe_file
 
-    found = detect(options.file)
-    shower = _SHOWERS.get(found.kind)
-    if shower is None:
-        raise FormatError(
-            f"{options.file}: expected a model file (.keras, .h5, .pt or .safetensors), found {found.phrase}"
-        )
-    lines = shower(options.file)
-    print(f"{options.file}: {found.phrase}, {Path(options.file).stat().st_size:,} bytes")
-    print(*lines, sep="\n")
+    print(*describe_file(options.file), sep="\n")
     return 0
-
-
-def _keras_lines(path: str) -> list[str]:
-    from .formats.keras import describe_keras_file
-    from .loading import load
-
-    lines = [f"saved by Keras {describe_keras_file(path).version}", ""]
-    load(path).summary(lines.append)
-    return lines
-
-
-#: How a module of PyTorch is loaded, by its kind.
-_LOADERS: Final = {
-    "LSTM": ("le.LSTM.from_torch",),
-    "LSTMCell": ("le.LSTM.from_torch",),
-    "Linear": ("le.Dense.from_torch",),
-    "Linear or Embedding": ("le.Dense.from_torch", "le.Embedding.from_torch"),
-}
-
-
-def _torch_lines(path: str) -> list[str]:
-    from .formats.torch_lstm import describe_torch_file
-
-    modules = describe_torch_file(path)
-    shapes = [shape for module in modules for shape in module.shapes.values()]
-    parameters = sum(math.prod(shape) for shape in shapes if shape is not None)
-    lines = [f"{len(shapes)} tensors, {parameters:,} parameters, in {len(modules)} modules"]
-    for module in modules:
-        lines += ["", *_module_lines(path, module)]
-    if any(module.kind in _LOADERS for module in modules):
-        lines += [
-            "",
-            "The file has weights and no architecture: put the layers together as the model's forward() does,",
-            "for instance le.Sequential([lstm, le.LastStep(), head]).",
-        ]
-    return lines
-
-
-def _module_lines(path: str, module: TorchModule) -> list[str]:
-    lines = [module.describe()]
-    lines += [f"    {loader}({path!r}, {module.name!r})" for loader in _LOADERS.get(module.kind, ())]
-    if module.kind not in _LOADERS:
-        shown = {short: "cannot be read" if shape is None else shape for short, shape in module.shapes.items()}
-        lines += [f"    {module.tensor(short)}: {what}" for short, what in shown.items()]
-    return lines
-
-
-#: What is shown of a file, by its kind.
-_SHOWERS: Final[dict[str, Callable[[str], list[str]]]] = {
-    "keras": _keras_lines,
-    "keras-h5": _keras_lines,
-    "torch-zip": _torch_lines,
-    "torch-legacy": _torch_lines,
-    "safetensors": _torch_lines,
-}
 
 
 # --- predict ----------------------------------------------------------------------------------------------------------

@@ -73,8 +73,8 @@ class Report:
     source
         The file; empty for a model that was put together by hand.
     format
-        ``"keras"``, ``"keras-h5"``, ``"keras-weights"``, ``"onnx"``; ``"lstm_engine"`` for a model and ``"lstm"`` for an
-        LSTM alone that was put together by hand. Of a file of our own format, what it was saved from.
+        ``"keras"``, ``"keras-h5"``, ``"keras-weights"``, ``"onnx"``; ``"lstm_engine"`` for a model and ``"lstm"`` for
+        an LSTM alone that was put together by hand. Of a file of our own format, what it was saved from.
     framework, version
         What wrote the file, or the file that it was converted from.
     name

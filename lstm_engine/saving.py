@@ -104,7 +104,7 @@ def load_saved(
         else:
             from .onnx.model import build_onnx_model
 
-            graph = replace(content.architecture, file_bytes=os.stat(path).st_size)
+            graph = replace(content.architecture, file_bytes=Path(path).stat().st_size)
             model = build_onnx_model(graph, compute_type=compute_type, num_threads=num_threads, backend=backend)
     except LstmEngineError:
         raise

@@ -116,12 +116,10 @@ class _Writer:
                     raise UnsupportedModelError("it has no counterpart among the operators that are written")
                 if node.mask is not None:
                     raise UnsupportedModelError("it is given a mask, and ONNX has none")
-                if problems:
-                    continue  # what it needs may be missing, but its own problem was looked for
                 made = writer(self, node, [names[slot] for slot in node.inputs])
             except UnsupportedModelError as error:
                 problems.append(f"layer {node.layer.name!r} ({node.layer.kind}): {error}")
-                continue
+                made = [""] * len(node.outputs)  # nothing is written; the layers behind it are looked at all the same
             names.update(zip(node.outputs, made, strict=True))
         raise_together(UnsupportedModelError, "to_onnx", problems)
         helper, kinds = self._onnx.helper, self._onnx.TensorProto

@@ -24,7 +24,7 @@ from .onnx_wire import check_wire
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "read_onnx", "read_onnx_bytes"]
+__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "parse_onnx", "read_onnx", "read_onnx_bytes"]
 
 Array = NDArray[Any]
 
@@ -122,6 +122,19 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxGraph:
 
 def read_onnx_bytes(data: bytes, source: str) -> OnnxGraph:
     """Read an ONNX model from bytes; see :func:`read_onnx`."""
+    return _Reader(parse_onnx(data, source), source, len(data)).read()
+
+
+def parse_onnx(data: bytes, source: str) -> ModelProto:
+    """Return the protobuf of an ONNX model; of what it says nothing is checked.
+
+    Raises
+    ------
+    LstmEngineError
+        If the package onnx is missing.
+    FormatError
+        If the bytes are no ONNX model, or would unfold to too much.
+    """
     try:
         from google.protobuf.message import DecodeError
         from onnx import ModelProto
@@ -140,7 +153,7 @@ def read_onnx_bytes(data: bytes, source: str) -> OnnxGraph:
         ) from None
     if not model.HasField("graph"):
         raise FormatError(f"{source}: expected an ONNX model, found no graph in it; export or download it again")
-    return _Reader(model, source, len(data)).read()
+    return model
 
 
 class _Reader:
