@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from lstm_engine.activations import Activation
 from lstm_engine.errors import LstmEngineError, UnsupportedModelError, raise_together
+from lstm_engine.layers.bidirectional import BidirectionalLayer
 from lstm_engine.layers.core import Activate, Dense, Embedding, Identity
 from lstm_engine.layers.functions import ClippedReLU, Composed, LogSoftmax, Softmax
 from lstm_engine.layers.merging import Concatenate, Merge
 from lstm_engine.layers.normalization import BatchNormalization, LayerNormalization
 from lstm_engine.layers.pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
-from lstm_engine.layers.recurrent import BidirectionalLayer, FinalHidden, LSTMLayer, LSTMStack
+from lstm_engine.layers.recurrent import FinalHidden, LSTMLayer, LSTMStack
 from lstm_engine.layers.shaping import Flatten, LastStep, Permute, RepeatVector, Reshape
 from lstm_engine.layers.wrappers import TimeDistributed
 from lstm_engine.replacement import replacement

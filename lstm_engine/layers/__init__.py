@@ -12,7 +12,8 @@ pooling            GlobalAveragePooling1D, GlobalMaxPooling1D
 recurrence         the contract of cells that are run over time; chains of them
 lstm_cells         LSTM cells: the packed core
 gru, simple_rnn    GRU and simple recurrent cells, a loop in NumPy
-recurrent          RecurrentLayer, LSTMLayer, BidirectionalLayer, LSTMStack, FinalHidden
+recurrent          RecurrentLayer, LSTMLayer, LSTMStack, FinalHidden
+bidirectional      BidirectionalLayer
 wrappers           TimeDistributed
 graph              how layers are connected, and how a graph runs
 keras_config       what a Keras config says, option by option

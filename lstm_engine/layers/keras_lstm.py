@@ -12,10 +12,11 @@ from lstm_engine.errors import FormatError, UnsupportedModelError, raise_togethe
 from lstm_engine.weights import LSTMWeights
 
 from .base import Layer
+from .bidirectional import BidirectionalLayer
 from .keras_activations import KerasVersion
 from .keras_config import Problems
 from .keras_layers import build_layer
-from .recurrent import BidirectionalLayer, LSTMLayer
+from .recurrent import LSTMLayer
 
 __all__ = ["lstm_from_keras"]
 

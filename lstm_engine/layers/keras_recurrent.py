@@ -9,12 +9,13 @@ from lstm_engine.lstm import MergeMode
 from lstm_engine.weights import CellWeights
 
 from .base import Layer
+from .bidirectional import BidirectionalLayer
 from .functions import LayerActivation, LogSoftmax, Softmax
 from .gru import GRUCell
 from .keras_config import KerasConfig
 from .lstm_cells import LSTMCells, chained
 from .recurrence import Recurrence
-from .recurrent import BidirectionalLayer, LSTMLayer, RecurrentLayer, RecurrentOptions
+from .recurrent import LSTMLayer, RecurrentLayer, RecurrentOptions
 from .simple_rnn import SimpleCell
 
 __all__ = ["bidirectional", "cell_from_keras", "recurrent"]

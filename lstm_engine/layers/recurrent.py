@@ -1,9 +1,7 @@
-"""Recurrent layers of a model: cells over time, Bidirectional, PyTorch's stacks, and the state at their ends."""
+"""Recurrent layers of a model in one direction, PyTorch's stacks, and the state at their ends."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,17 +9,26 @@ from typing import ClassVar
 import numpy as np
 
 from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
-from lstm_engine.lstm import LSTM, MergeMode, merge
+from lstm_engine.lstm import LSTM, merge
 
 from .base import Array, Context, Layer, Mask, Shape, State, Tensor
 from .lstm_cells import LSTMCells, LSTMRunner, stacked, unstacked
 from .numerics import Numerics
 from .recurrence import Recurrence, Runner, States
 
-__all__ = ["BidirectionalLayer", "FinalHidden", "LSTMLayer", "LSTMStack", "RecurrentLayer", "RecurrentOptions"]
+__all__ = [
+    "FinalHidden",
+    "LSTMLayer",
+    "LSTMStack",
+    "RecurrentLayer",
+    "RecurrentOptions",
+    "SequenceLayer",
+    "flipped",
+    "run_masked",
+]
 
 
-def _run(
+def run_masked(
     runner: Runner,
     x: Array,
     states: States,
@@ -53,7 +60,7 @@ def _zeroed(y: Array, mask: Mask | None, *, flipped: bool = False) -> Array:
     return np.where((mask[:, ::-1] if flipped else mask)[..., None], y, np.zeros((), y.dtype))
 
 
-def _flipped(y: Array) -> Array:
+def flipped(y: Array) -> Array:
     """Return (batch, time, ...) with time running the other way."""
     return np.ascontiguousarray(y[:, ::-1])
 
@@ -65,7 +72,7 @@ def _repeat_before(y: Array, mask: Mask | None, output: Array) -> None:
         np.copyto(y, output[:, None, :], where=none_yet[..., None])
 
 
-class _Recurrent(Layer):
+class SequenceLayer(Layer):
     """What the recurrent layers share.
 
     Their inputs are the sequence and, if given, the tensors of the initial state.
@@ -75,7 +82,7 @@ class _Recurrent(Layer):
     untimed_obstacle = "its input comes from the end of a sequence, so it has no time axis to stream over"
 
     @staticmethod
-    def _sequence(shapes: Sequence[Shape], features: int, states: Sequence[int]) -> Shape:
+    def sequence_shape(shapes: Sequence[Shape], features: int, states: Sequence[int]) -> Shape:
         """Return the shape of the sequence; it is checked, and those of an initial state of the sizes ``states``."""
         shape = shapes[0]
         if len(shape) != 3 or shape[2] not in (None, features):
@@ -126,7 +133,7 @@ class RecurrentOptions:
         return mask if not states or self.mask_with_state or context.explicit_mask else None
 
 
-class RecurrentLayer(_Recurrent):
+class RecurrentLayer(SequenceLayer):
     """A cell, or several behind one another, over time, with the semantics of Keras's RNN layer.
 
     Inputs: the sequence (batch, time, features) and, if given, the initial states, each (batch, size). Outputs: the
@@ -164,7 +171,7 @@ class RecurrentLayer(_Recurrent):
 
     def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
         cell, options = self.recurrence, self.options
-        batch, time, _ = self._sequence(shapes, cell.input_size, cell.state_sizes)
+        batch, time, _ = self.sequence_shape(shapes, cell.input_size, cell.state_sizes)
         lead: Shape = (batch, time) if options.return_sequences else (batch,)
         states: list[Shape] = [(batch, size) for size in cell.state_sizes] if options.return_state else []
         return ((*lead, cell.output_size), *states)
@@ -173,7 +180,7 @@ class RecurrentLayer(_Recurrent):
         """Run whole sequences; returns the outputs aligned with time, or the last one, and the states."""
         options = self.options
         by_other_end = options.zeroed_by_other_end
-        y, states = _run(
+        y, states = run_masked(
             self.runner,
             x,
             states,
@@ -191,7 +198,7 @@ class RecurrentLayer(_Recurrent):
         initial = tuple(tensor.values for tensor in inputs[1:])
         y, states = self.run(x, initial, options.mask_for(mask, initial, context), context)
         if options.return_sequences and options.go_backwards:
-            y = _flipped(y)
+            y = flipped(y)
         first = Tensor(y, mask if options.return_sequences else None)
         return (first, *map(Tensor, states)) if options.return_state else (first,)
 
@@ -208,7 +215,7 @@ class RecurrentLayer(_Recurrent):
         for first in range(0, time, chunk):
             now = slice(first, first + chunk)
             before, now_mask = states, None if mask is None else np.ascontiguousarray(mask[:, now])
-            now_y, states = _run(
+            now_y, states = run_masked(
                 self.runner, np.ascontiguousarray(x[:, now]), states, now_mask, context, zero_masked=options.zero_masked
             )
             if not options.zero_masked:
@@ -275,156 +282,7 @@ class LSTMLayer(RecurrentLayer):
         return unstacked(state)
 
 
-class BidirectionalLayer(_Recurrent):
-    """Two recurrent layers over time, with the semantics of Keras's Bidirectional layer.
-
-    Inputs: the sequence and, if given, the initial states of the forward layer, then of the backward one. Outputs:
-    the merged output, or that of each layer if the merge mode is None; then the states of both if they are returned.
-
-    Parameters
-    ----------
-    forward, backward
-        The layers; either may be the one that runs time backward. If it is the forward one, all sequences come out
-        reversed.
-    merge_mode
-        ``"concat"``, ``"sum"``, ``"mul"``, ``"ave"`` or None.
-    zero_masked
-        Whether masked steps give zeros instead of the previous output, whatever the two layers were told.
-    name
-        The layer's name; a model gives it one if None.
-
-    Raises
-    ------
-    FormatError
-        If the two layers do not fit together.
-    """
-
-    kind = "Bidirectional"
-    _prepared: ClassVar[tuple[str, ...]] = ("_pair",)
-
-    def __init__(
-        self,
-        forward: RecurrentLayer,
-        backward: RecurrentLayer,
-        *,
-        merge_mode: MergeMode | None = "concat",
-        zero_masked: bool = False,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(name)
-        first, second = forward.recurrence, backward.recurrence
-        if first.input_size != second.input_size:
-            raise FormatError(
-                f"its cells take {first.input_size} and {second.input_size} features, expected the same number"
-            )
-        if merge_mode in ("sum", "mul", "ave") and first.output_size != second.output_size:
-            raise FormatError(
-                f"merge_mode {merge_mode!r}: expected cells of one size, found {first.output_size} and "
-                f"{second.output_size} units"
-            )
-        for option in ("return_sequences", "return_state", "go_backwards"):
-            same = getattr(forward.options, option) == getattr(backward.options, option)
-            if same is (option == "go_backwards"):
-                raise FormatError(
-                    f"expected {option} to be {'different' if same else 'the same'} in its two layers, found "
-                    f"{getattr(forward.options, option)!r} and {getattr(backward.options, option)!r}"
-                )
-        self.forward, self.backward = (
-            _with_options(layer, dataclasses.replace(layer.options, zero_masked=zero_masked))
-            for layer in (forward, backward)
-        )
-        self.merge_mode: MergeMode | None = merge_mode
-        self._pair: LSTMRunner | None
-
-    @property
-    def options(self) -> RecurrentOptions:
-        """Those of the forward layer."""
-        return self.forward.options
-
-    def one_stack(self) -> LSTMCells | None:
-        """Return both layers as the two directions of one LSTM, if that is what they are."""
-        pair = [layer.recurrence for layer in (self.forward, self.backward)]
-        cells = [part.cells[0] for part in pair if isinstance(part, LSTMCells) and len(part.cells) == 1]
-        fits = len({(cell.hidden_size, cell.output_size) for cell in cells}) == 1 and len(cells) == 2
-        if not fits or self.options.go_backwards or self.backward.options.zeroed_by_other_end:
-            return None
-        return LSTMCells(cells, bidirectional=True)
-
-    def weights(self) -> dict[str, Array]:
-        layers = {"forward": self.forward, "backward": self.backward}
-        return {f"{place}_{name}": array for place, layer in layers.items() for name, array in layer.weights().items()}
-
-    def memory_bytes(self) -> int:
-        if self.numerics is not None and self._pair is not None:
-            return super().memory_bytes() + self._pair.memory_bytes
-        return self.forward.memory_bytes() + self.backward.memory_bytes()
-
-    def _prepare(self, numerics: Numerics) -> None:
-        stack = self.one_stack()
-        self._pair = None if stack is None else stack.prepare(numerics)
-        if stack is None:
-            self.forward, self.backward = self.forward.prepare(numerics), self.backward.prepare(numerics)
-
-    def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-        options, cells = self.options, (self.forward.recurrence, self.backward.recurrence)
-        state_sizes = [size for cell in cells for size in cell.state_sizes]
-        batch, time, _ = self._sequence(shapes, cells[0].input_size, state_sizes)
-        lead: Shape = (batch, time) if options.return_sequences else (batch,)
-        sizes = [cell.output_size for cell in cells]
-        if self.merge_mode is not None:
-            sizes = [sum(sizes)] if self.merge_mode == "concat" else sizes[:1]
-        states: list[Shape] = [(batch, size) for size in state_sizes] if options.return_state else []
-        return (*((*lead, size) for size in sizes), *states)
-
-    def call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
-        (x, mask), options = inputs[0], self.options
-        initial = tuple(tensor.values for tensor in inputs[1:])
-        merged, states = self._outputs(x, initial, options.mask_for(mask, initial, context), context)
-        output_mask = mask if options.return_sequences else None
-        outputs = [Tensor(np.ascontiguousarray(values), output_mask) for values in merged]
-        return (*outputs, *map(Tensor, states)) if options.return_state else tuple(outputs)
-
-    def _outputs(
-        self, x: Array, initial: States, mask: Mask | None, context: Context
-    ) -> tuple[Sequence[Array], States]:
-        """Return the merged output, or both, and the states of both."""
-        options = self.options
-        if self._pair is not None:
-            both, states = _run(
-                self._pair,
-                x,
-                initial,
-                mask,
-                context,
-                zero_masked=options.zero_masked,
-                sequences=options.return_sequences,
-            )
-            if self.merge_mode == "concat":
-                return [both], states
-            size = self.forward.recurrence.output_size
-            sides = [both[..., :size], both[..., size:]]
-        else:
-            half = len(self.forward.recurrence.state_sizes) if initial else 0
-            y, states = self.forward.run(x, initial[:half], mask, context)
-            back_y, back_states = self.backward.run(x, initial[half:], mask, context)
-            sides, states = [y, back_y], states + back_states
-            if options.go_backwards and options.return_sequences:
-                sides = [_flipped(side) for side in sides]
-        with np.errstate(all="ignore"):
-            combined = merge(sides[0], sides[1], self.merge_mode)
-        return ([combined] if isinstance(combined, np.ndarray) else combined), states
-
-    def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
-        raise UnsupportedModelError("its backward half begins at the end of the sequence")
-
-
-def _with_options(layer: RecurrentLayer, options: RecurrentOptions) -> RecurrentLayer:
-    changed = copy.copy(layer)
-    changed.options = options
-    return changed
-
-
-class LSTMStack(_Recurrent):
+class LSTMStack(SequenceLayer):
     """An :class:`~lstm_engine.LSTM` as a layer: every step of its last layer goes on, as in PyTorch.
 
     Parameters
@@ -470,17 +328,17 @@ class LSTMStack(_Recurrent):
             return np.asarray(merge(y[..., :size], y[..., size:], self.lstm.merge_mode))
 
     def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-        batch, time, _ = self._sequence(shapes, self.lstm.input_size, ())
+        batch, time, _ = self.sequence_shape(shapes, self.lstm.input_size, ())
         return ((batch, time, self._output_size),)
 
     def call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
         x, mask = inputs[0]
         zero_masked = self.lstm.zero_masked
         if context.states is None:
-            y, _ = _run(LSTMRunner(self.lstm), x, (), mask, context, zero_masked=zero_masked)
+            y, _ = run_masked(LSTMRunner(self.lstm), x, (), mask, context, zero_masked=zero_masked)
             return (Tensor(self._merged(y), mask),)
         before = unstacked(context.states[context.node])
-        y, states = _run(LSTMRunner(self.lstm), x, before, mask, context, zero_masked=zero_masked)
+        y, states = run_masked(LSTMRunner(self.lstm), x, before, mask, context, zero_masked=zero_masked)
         if not zero_masked:
             _repeat_before(y, mask, before[-2])
         context.new_states[context.node] = stacked(states)
@@ -524,7 +382,7 @@ class FinalHidden(LSTMStack):
             ((y, _),) = super().call(inputs, context)
             return (Tensor(y),)
         x, mask = inputs[0]
-        _, states = _run(LSTMRunner(self.lstm), x, (), mask, context, zero_masked=False, sequences=False)
+        _, states = run_masked(LSTMRunner(self.lstm), x, (), mask, context, zero_masked=False, sequences=False)
         h, _ = stacked(states[-2 * self.lstm.num_directions :])
         last = np.ascontiguousarray(h.swapaxes(0, 1))
         return (Tensor(self._merged(last.reshape(x.shape[0], -1))),)
