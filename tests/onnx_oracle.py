@@ -74,9 +74,9 @@ def run(operator: str, attributes: dict[str, Any], values: dict[str, Array]) -> 
             h, c = h0[direction, row], c0[direction, row]
             steps = range(int(lengths[row]))
             for now in reversed(steps) if backward else steps:
-                h, c = step(
-                    operator, attributes, own, x[now, row], h, c, w[direction], r[direction], b[direction], p[direction]
-                )
+                weights = (w[direction], r[direction], b[direction], p[direction])
+                weights = (w[direction], r[direction], b[direction], p[direction])
+                h, c = step(operator, attributes, own, x[now, row], h, c, *weights)
                 y[now, direction, row] = h
             h_n[direction, row], c_n[direction, row] = h, c
     if first:
@@ -120,8 +120,8 @@ def step(
 
 
 def recurrent_model(
-    operator: str, attributes: dict[str, Any], sizes: tuple[int, ...], given: Collection[str], constant: bool, seed: int,
-    *, hidden: bool = True,
+    operator: str, attributes: dict[str, Any], sizes: tuple[int, ...], given: Collection[str], constant: bool,
+    seed: int, *, hidden: bool = True,
 ) -> tuple[Any, list[Array], dict[str, Array]]:  # fmt: skip
     """Return a model of one node with random weights, its inputs, and all values by name."""
     random = np.random.default_rng(seed)

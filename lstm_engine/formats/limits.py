@@ -96,8 +96,8 @@ class Limits:
         Fields of an ONNX model: nodes, names, attributes, arrays, and eight bytes of packed numbers as one more. A node
         takes about ten of them; parsed, a field takes about 200 bytes.
     onnx_value_bytes
-        Bytes of one value that an ONNX graph makes in a call. What reshaping and broadcasting can make of a few bytes
-        has no other bound; constant parts, computed at load, are bound by the caps on tensors.
+        Bytes of the values that an ONNX graph holds at one time in a call. What broadcasting can make of a few bytes has
+        no other bound; constant parts, computed at load, are bound by the caps on tensors.
 
     Raises
     ------
@@ -126,7 +126,7 @@ class Limits:
     pickle_global_length: int = 256
     pickle_integer_bytes: int = 32
     onnx_entries: int = 1 << 18
-    onnx_value_bytes: int = 1 << 31
+    onnx_value_bytes: int = 1 << 32
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -16,7 +16,7 @@ __all__ = ["check_wire"]
 
 #: Fields of each message of onnx.proto that are messages themselves.
 _MESSAGES: Final[dict[str, dict[int, str]]] = {
-    "model": {7: "graph", 8: "leaf", 14: "leaf", 20: "training", 25: "function", 26: "leaf"},
+    "model": {7: "graph", 8: "opset", 14: "leaf", 20: "training", 25: "function", 26: "leaf"},
     "training": {1: "graph", 2: "graph", 3: "leaf", 4: "leaf"},
     "function": {7: "node", 8: "leaf", 9: "leaf", 11: "attribute", 12: "value", 13: "leaf", 14: "leaf"},
     "graph": {
@@ -33,8 +33,16 @@ _MESSAGES: Final[dict[str, dict[int, str]]] = {
     "type": {1: "shaped", 4: "holder", 5: "holder", 8: "shaped", 9: "holder"},
     "holder": {1: "type", 2: "type"},
     "shaped": {2: "shape"},
-    "shape": {1: "leaf"},
+    "shape": {1: "dimension"},
+    "opset": {},
+    "dimension": {},
     "leaf": {},
+}  # fmt: skip
+
+#: Fields that hold a text which is looked at.
+_TEXTS: Final = {
+    "model": {2, 3}, "graph": {2}, "node": {1, 2, 3, 4, 7}, "attribute": {1, 21}, "tensor": {8}, "value": {1},
+    "function": {1, 10}, "opset": {1}, "dimension": {2},
 }  # fmt: skip
 
 #: Fields that hold packed numbers of variable width, of which one byte becomes eight.
@@ -48,7 +56,7 @@ _DEEPEST: Final = 100
 
 
 def check_wire(data: bytes, source: str) -> None:
-    """Raise FormatError if the bytes of a model are no protobuf, are cut off, or would unfold to too much.
+    """Raise FormatError if the bytes of a model are damaged, hold names that are no text, or would unfold to too much.
 
     Parameters
     ----------
@@ -63,15 +71,15 @@ def check_wire(data: bytes, source: str) -> None:
     place = 0
     while open_messages:
         end, message = open_messages[-1]
-        if place == end:
-            open_messages.pop()
-            continue
-        entries += 1
         if entries > most:
             raise FormatError(
                 f"{source}: expected at most {most:,} nodes, names, attributes and arrays together, found more; "
                 + WAY_OUT.format("onnx_entries")
             )
+        if place == end:
+            open_messages.pop()
+            continue
+        entries += 1
         key, place = _number(data, place, end, source)
         field, kind = key >> 3, key & 7
         if kind == 0:
@@ -94,7 +102,19 @@ def check_wire(data: bytes, source: str) -> None:
             continue
         if kind == 2 and field in _PACKED.get(message, ()):
             entries += length // _PACKED_BYTES
+        elif kind == 2 and field in _TEXTS.get(message, ()):
+            _check_text(data[place : place + length], place, source)
         place += length
+
+
+def _check_text(text: bytes, place: int, source: str) -> None:
+    """Raise FormatError unless a text is UTF-8."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise FormatError(
+            f"{source}: expected a name at byte {place}, found bytes that are no text; export the model again"
+        ) from None
 
 
 def _number(data: bytes, place: int, end: int, source: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lstm_engine.activations import Activation
 from lstm_engine.errors import ShapeError, UnsupportedModelError
+from lstm_engine.formats.limits import nonfinite_allowed
 
 from .table import OPERATORS, Array, Call, Compute, Operator, Site, each_numerics, operator
 
@@ -239,8 +240,11 @@ def _matrix(site: Site, kernel: Array | None, bias: Array | None = None) -> Any:
         bias.dtype != kernel.dtype or bias.shape not in ((kernel.shape[1],), (1, kernel.shape[1]))
     ):
         return None
-    if not np.isfinite(kernel).all():
-        raise UnsupportedModelError("expected finite weights, found infinite ones; export from a sound checkpoint")
+    if not nonfinite_allowed() and not np.isfinite(kernel).all():
+        raise UnsupportedModelError(
+            "expected finite weights, found infinite ones; export the model again from a sound checkpoint, or load it "
+            "with allow_nonfinite=True"
+        )
     return site.numerics.linear(kernel, None if bias is None else bias.reshape(-1))
 
 

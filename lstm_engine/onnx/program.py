@@ -137,7 +137,8 @@ class Program:
     def _folded(self, sites: Sequence[Site]) -> list[Site]:
         """Compute what depends on constants alone, as long as that is quick; return the rest."""
         # Room for constants, and for the work on them: honest graphs shape a few weights, once.
-        room = work = current_limits().of_tensors(self.graph.file_bytes)
+        room = current_limits().of_tensors(self.graph.file_bytes)
+        work = 8 * room
         waiting = []
         for site in sites:
             node = site.node
@@ -217,15 +218,18 @@ class Program:
         """
         values = list(self._values)
         values[: len(inputs)] = inputs
+        held = 0
         with np.errstate(all="ignore"):
             for step in self.steps:
                 given = [None if place is None else values[place] for place in step.inputs]
                 with self._naming(step.site, ShapeError):
-                    results = _as_outputs(step.compute(Call(step.site, self.room), *given))
+                    results = _as_outputs(step.compute(Call(step.site, self.room - held), *given))
                 for place, result in zip(step.outputs, results, strict=False):
-                    if place is not None:
+                    if place is not None and result is not None:
                         values[place] = result
+                        held += result.nbytes
                 for place in step.release:
+                    held -= 0 if (value := values[place]) is None or place < len(inputs) else value.nbytes
                     values[place] = None
         return [value for place in self.outputs if (value := values[place]) is not None]
 

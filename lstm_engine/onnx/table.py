@@ -84,7 +84,7 @@ class Call:
     site
         The node.
     room
-        Bytes that one value may take.
+        Bytes that are left for the values that it makes.
     """
 
     site: Site
@@ -104,7 +104,7 @@ class Call:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if size > self.room or any(axis < 0 for axis in shape):
             raise ShapeError(
-                f"expected a result of at most {self.room:,} bytes, found shape {tuple(shape)} of {np.dtype(dtype)}; "
+                f"expected results of at most {self.room:,} bytes, found shape {tuple(shape)} of {np.dtype(dtype)}; "
                 "if that is meant, give the model smaller inputs, or raise limits=le.Limits(onnx_value_bytes=...)"
             )
 
