@@ -38,7 +38,7 @@ def _own_weights(layer: KerasLayer, problems: Problems | None = None) -> list[_W
 
     def size(key: str) -> int | str:
         value = config.get(key)
-        if isinstance(value, list) and len(value) == 1:
+        if key == "kernel_size" and isinstance(value, list) and len(value) == 1:
             (value,) = value
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value

@@ -33,6 +33,11 @@ class FeedforwardThemes:
     has_mask: Any
     dtype: Any
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether a symbolic call can return the scores: not in the first releases of Keras 3."""
+        return self.is_keras_2 or tuple(map(int, self.keras.__version__.split(".")[:2])) >= (3, 10)
+
     # ---- inputs
 
     def steps(self, time: int, features: int, *, masked: bool = False, fixed: bool = True) -> Any:
@@ -209,7 +214,7 @@ class FeedforwardThemes:
         if self.chance(0.3):
             inputs.append(self.make("Dense", units)(encoded))
         call = {"use_causal_mask": True} if self.chance(0.3) else {}
-        if self.chance(0.3):
+        if self.has_scores and self.chance(0.3):
             context, scores = self.attention()(inputs, return_attention_scores=True, **call)
             return [self.make("Concatenate")([context, decoded]), scores]
         context = self.attention()(inputs, **call)
@@ -223,7 +228,7 @@ class FeedforwardThemes:
         if self.chance(0.5):
             other = self.steps(self.size(2, 6), self.size(2, 6), masked=self.chance(0.6))
         options = {"output_shape": self.size(2, 5)} if self.chance(0.3) else {}
-        if not self.is_keras_2 and self.chance(0.2):
+        if not self.is_keras_2 and self.keras.__version__.startswith("3.15") and self.chance(0.2):
             options["sliding_window"] = 2
         call: dict[str, Any] = {"use_causal_mask": True} if self.chance(0.3) else {}
         if self.chance(0.3):
@@ -233,7 +238,7 @@ class FeedforwardThemes:
             seen[:, :, 0] = True
             self.inputs.append(seen.astype(np.float32))
             call["attention_mask"] = self.input(seen.shape[1:])
-        if self.chance(0.25):
+        if self.has_scores and self.chance(0.25):
             y, scores = self.heads(**options)(x, other, return_attention_scores=True, **call)
             # Where nothing is seen, Keras 2 takes 1e9 off every score: in float64 that changes nothing.
             ends = [] if self.is_keras_2 else [scores]
