@@ -28,12 +28,40 @@ from .torch_descriptions import (
     UnsupportedTensor,
 )
 
-__all__ = ["TensorBuilder", "widen_bfloat16"]
+__all__ = ["TensorBuilder", "flat_array", "widen_bfloat16"]
 
 
 def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Return the float32 values of bfloat16 ``bits``, exactly: bfloat16 is the upper half of float32."""
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def flat_array(raw: bytes | memoryview, dtype: str) -> NDArray[Any]:
+    """Return the elements of a tensor that lie one behind the other.
+
+    Parameters
+    ----------
+    raw
+        Their bytes, a whole number of elements.
+    dtype
+        PyTorch's name of a type that NumPy has a name for in :data:`DTYPES`, or ``"bfloat16"``.
+
+    Returns
+    -------
+    ndarray
+        (elements,), read-only and aligned; float16 and bfloat16 are widened to float32, exactly.
+    """
+    if dtype == "bfloat16":
+        flat: NDArray[Any] = widen_bfloat16(np.frombuffer(raw, "<u2"))
+    elif dtype == "bool":
+        flat = np.frombuffer(raw, np.uint8) != 0  # any byte but 0 and 1 would make an ill-formed NumPy bool
+    else:
+        flat = np.frombuffer(raw, DTYPES[dtype][1])
+        if dtype == "float16":
+            flat = flat.astype(np.float32)
+    flat = np.require(flat, requirements=["ALIGNED"])
+    flat.setflags(write=False)
+    return flat
 
 
 class TensorBuilder:
@@ -180,19 +208,10 @@ class TensorBuilder:
         except FormatError as error:
             reason = str(error).removeprefix(f"{self._subject}: ")
             raise FormatError(f"{self._subject}: {name}: {reason}") from None
-        element_bytes, numpy_name = DTYPES[dtype]
-        raw = raw[: len(raw) // element_bytes * element_bytes]
-        if dtype == "bfloat16":
-            flat: NDArray[Any] = widen_bfloat16(np.frombuffer(raw, "<u2"))
-        elif dtype == "bool":
-            flat = np.frombuffer(raw, np.uint8) != 0  # any byte but 0 and 1 would make an ill-formed NumPy bool
-        else:
-            flat = np.frombuffer(raw, numpy_name)
-            if dtype == "float16":
-                flat = flat.astype(np.float32)
-        flat = np.require(flat, requirements=["ALIGNED"])
-        flat.setflags(write=False)
-        self._storages[(storage.key, dtype)] = flat
+        element_bytes, _ = DTYPES[dtype]
+        flat = self._storages[(storage.key, dtype)] = flat_array(
+            raw[: len(raw) // element_bytes * element_bytes], dtype
+        )
         return flat
 
     def _numpy_array(self, value: NumpyArray, name: str) -> NDArray[Any] | UnsupportedTensor:

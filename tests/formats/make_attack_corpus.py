@@ -578,6 +578,14 @@ def config_attacks() -> dict[str, Any]:
         "input_shape_negative": {**model(), "config": {"name": "s", "layers": [
             {**INPUT, "config": {**INPUT["config"], "batch_shape": [None, -1, 1]}}, LSTM
         ]}},
+        "dtype_of_a_list": {**model(), "config": {"name": "s", "layers": [INPUT, {**LSTM, "config": {
+            **LSTM["config"], "dtype": {"class_name": ["DTypePolicy"], "config": {}}
+        }}]}},
+        "graph_nodes_no_list": graph({**SOURCE, "inbound_nodes": 3}, node(LSTM, "nowhere")),
+        "graph_attention_without_inputs": graph(
+            SOURCE,
+            {**node(layer("Attention", "lstm"), "input"), "inbound_nodes": [{"args": [[]], "kwargs": {}}]},
+        ),
         "layers_missing": {**model(), "config": {"name": "s"}},
         "layers_no_objects": {**model(), "config": {"name": "s", "layers": [INPUT, 3, None]}},
         "graph_cycle": graph(SOURCE, node(LSTM, "lstm")),
@@ -600,6 +608,7 @@ def config_attacks() -> dict[str, Any]:
         "json_number_of_many_digits": json.dumps(model(layer("Dropout", "x", rate=77))).encode().replace(
             b"77", b"7" * 6000
         ),
+        "json_integer_too_large": json.dumps(model(layer("Dropout", "x", rate=77))).encode().replace(b"77", b"7" * 400),
         "json_not_utf8": b'{"class_name": "\xff"}',
         "json_of_utf16": json.dumps(model()).encode("utf-16"),
         "json_truncated": json.dumps(model()).encode()[:-2],
