@@ -189,5 +189,6 @@ def _of_graph(graph: OnnxGraph) -> Report:
         layers=tuple(
             LayerReport(node.name or node.outputs[0], node.operator, weights(node.inputs)) for node in graph.nodes
         ),
+        inferred=graph.inferred,
         ignored=graph.ignored,
     )

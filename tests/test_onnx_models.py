@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import threading
 from pathlib import Path
@@ -17,6 +18,8 @@ from onnx_oracle import recurrent_model, run
 from onnx_recorded import FIXTURES, compare, unpacked
 
 import lstm_engine as le
+from lstm_engine.formats.onnx import read_onnx
+from lstm_engine.onnx.model import build_onnx_model
 
 
 @pytest.fixture(scope="module")
@@ -250,8 +253,27 @@ def test_quantized_lstms_have_the_weights_that_their_integers_stand_for(
     values["X"] = random.uniform(-1, 1, (time, batch, features)).astype(np.float32)
     for found, wanted in zip(model(values["X"]), run("LSTM", {}, values), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
-    assert any("8-bit weights" in note for note in model.notes)  # type: ignore[attr-defined]
+    assert any("8-bit weights" in sentence for sentence in model.report.inferred)
     lstm = le.LSTM.from_onnx(path)
     np.testing.assert_array_equal(
         lstm.weights.cells[0][0].kernel[:, :hidden], values["W"][0, :hidden].T.astype(np.float32)
     )
+
+
+def test_models_are_saved_in_our_own_format(exported: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("torch_old_mixed", "keras_tensorflow_encoder_decoder"):
+        model = le.load(exported[name])
+        model.save(tmp_path / f"{name}.safetensors")
+        again = le.load(tmp_path / f"{name}.safetensors")
+        shapes = [tuple(size or (3, 8)[axis % 2] for axis, size in enumerate(spec.shape)) for spec in model.inputs]
+        x = [np.random.default_rng(8).standard_normal(shape).astype(np.float32) for shape in shapes]
+        for found, wanted in zip(again(*x), model(*x), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+        assert again.inputs == model.inputs
+
+
+def test_a_graph_from_elsewhere_is_checked_too(exported: dict[str, Path]) -> None:
+    graph = read_onnx(exported["torch_old_cell"])
+    for nodes, said in ((graph.nodes[::-1], "made before it"), ((*graph.nodes, graph.nodes[0]), "again")):
+        with pytest.raises(le.FormatError, match=said):
+            build_onnx_model(dataclasses.replace(graph, nodes=nodes))

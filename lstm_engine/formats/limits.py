@@ -68,8 +68,6 @@ class Limits:
     hdf5_entries
         Entries (messages, links, tree nodes, heap objects) of an HDF5 file. A Keras layer takes about 150 of them,
         an optimizer's moments the same again; read, an entry takes about 200 bytes.
-    onnx_nodes
-        Nodes of an ONNX graph. An exported model has some hundred; a loop unrolled over time has some ten thousand.
     pickle_bytes
         Bytes of a whole pickle (PyTorch). A tensor takes about 150 of them (its numbers lie outside), so this is room
         for the plain values, such as a vocabulary or a loss curve, that a checkpoint carries along.
@@ -96,8 +94,8 @@ class Limits:
         Fields of an ONNX model: nodes, names, attributes, arrays, and eight bytes of packed numbers as one more. A node
         takes about ten of them; parsed, a field takes about 200 bytes.
     onnx_value_bytes
-        Bytes of the values that an ONNX graph holds at one time in a call. What broadcasting can make of a few bytes has
-        no other bound; constant parts, computed at load, are bound by the caps on tensors.
+        Bytes of the values that an ONNX graph holds at one time in a call. What broadcasting can make of a few bytes
+        has no other bound; constant parts, computed at load, are bound by the caps on tensors.
 
     Raises
     ------
@@ -115,7 +113,6 @@ class Limits:
     json_depth: int = 128
     header_bytes: int = 16 * MIB
     hdf5_entries: int = 1 << 21
-    onnx_nodes: int = 100_000
     pickle_bytes: int = 64 * MIB
     pickle_opcodes: int = 2_000_000
     pickle_containers: int = 1_000_000

@@ -202,6 +202,11 @@ class _Reader:
             outputs=outputs,
             initializers=arrays,
             nodes=nodes,
+            inferred=tuple(
+                f"{node.describe()}: its 8-bit weights are used exactly, its inputs and states are not quantized"
+                for node in nodes
+                if node.operator == "com.microsoft.DynamicQuantizeLSTM"
+            ),
             ignored=tuple(ignored),
         )
 

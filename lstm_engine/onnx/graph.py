@@ -88,6 +88,8 @@ class OnnxGraph:
         The file's arrays by name, read-only.
     nodes
         In an order in which every node finds its inputs ready; without those that no output needs.
+    inferred
+        One sentence for each thing that is computed otherwise than the file says.
     ignored
         One phrase for each part of the file that does not matter at inference.
     """
@@ -101,4 +103,5 @@ class OnnxGraph:
     outputs: tuple[OnnxValue, ...]
     initializers: Mapping[str, NDArray[Any]]
     nodes: tuple[OnnxNode, ...]
+    inferred: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()

@@ -78,17 +78,6 @@ class OnnxModel(Model):
         """None: an ONNX graph has nodes, which :meth:`summary` lists."""
         return ()
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was read otherwise than the file says, and what was ignored; one sentence each."""
-        graph = self._program.graph
-        quantized = [node for node in graph.nodes if node.operator == "com.microsoft.DynamicQuantizeLSTM"]
-        found = [
-            f"{node.describe()}: its 8-bit weights are used exactly as float32; its inputs and states are not quantized"
-            for node in quantized
-        ]
-        return (*found, *(f"ignored: {what}" for what in graph.ignored))
-
     def architecture(self) -> OnnxGraph:
         """Return the graph as plain data, which makes the same model again."""
         return self._program.graph

@@ -105,6 +105,7 @@ class Program:
     def _sites(self) -> list[Site]:
         """Return the nodes with their attributes, checked."""
         graph = self.graph
+        self._check_order()
         used = {name for node in graph.nodes for name in node.inputs} | {value.name for value in graph.outputs}
         unsupported: dict[str, list[OnnxNode]] = {}
         damaged: list[str] = []
@@ -133,6 +134,29 @@ class Program:
         raise_together(UnsupportedModelError, graph.source, problems + damaged if problems else [])
         raise_together(FormatError, graph.source, damaged)
         return sites
+
+    def _check_order(self) -> None:
+        """Raise FormatError unless every value is made once, and before it is used.
+
+        The reader of ONNX files sees to it; a graph may come from another file too.
+        """
+        made = {*(value.name for value in self.graph.inputs), *self.graph.initializers}
+        problems = []
+        for node in self.graph.nodes:
+            problems += [
+                f"{node.describe()}: expected inputs that are made before it, found none for {name!r}"
+                for name in node.inputs
+                if name and name not in made
+            ]
+            outputs = [name for name in node.outputs if name]
+            problems += [f"{node.describe()}: makes {name!r} again" for name in outputs if name in made]
+            made.update(outputs)
+        problems += [
+            f"output {value.name!r}: expected a value that is made, found none"
+            for value in self.graph.outputs
+            if value.name not in made
+        ]
+        raise_together(FormatError, self.graph.source, problems)
 
     def _folded(self, sites: Sequence[Site]) -> list[Site]:
         """Compute what depends on constants alone, as long as that is quick; return the rest."""
