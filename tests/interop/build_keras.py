@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 from keras_feedforward import BATCH, FEEDFORWARD_THEMES, FeedforwardThemes
+from keras_recurrent import RECURRENT_THEMES, RecurrentThemes
 
 #: Activations of Keras that an LSTM or a dense layer may name. exponential is drawn apart: it needs small inputs.
 ACTIVATIONS = (
@@ -45,7 +46,7 @@ def is_keras_2(keras: Any) -> bool:
     return bool(keras.__name__ == "tf_keras")
 
 
-class Builder(FeedforwardThemes):
+class Builder(FeedforwardThemes, RecurrentThemes):
     """Builds one random model; the same seed gives the same model in either precision.
 
     Parameters
@@ -401,7 +402,7 @@ class Builder(FeedforwardThemes):
 THEMES = (
     "sequential", "chain", "sequential", "tagger", "branches", "masked_branches", "flattened", "autoencoder",
     "encoder_decoder", "states", "unmerged", "zeroed", "stateful", "two_outputs", "shared", "exponential", "given_mask",
-    *FEEDFORWARD_THEMES,
+    *FEEDFORWARD_THEMES, *RECURRENT_THEMES,
 )  # fmt: skip
 
 

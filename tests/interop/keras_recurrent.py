@@ -30,6 +30,85 @@ MASK = np.array(
     dtype=bool,
 )
 
+RECURRENT_THEMES = ("recurrences", "cell_states")
+
+
+class RecurrentThemes:
+    """Themes of random models; the choices and the inputs are those of ``build_keras.Builder``."""
+
+    # What the builder has.
+    activation: Any
+    any_sequence: Any
+    chance: Any
+    head: Any
+    make: Any
+    one_of: Any
+    pointwise: Any
+    sequence: Any
+    size: Any
+
+    def cell(self, kind: str, *, units: int | None = None, **keywords: Any) -> Any:
+        """Return a GRU or SimpleRNN layer, or a cell of any kind, with random options."""
+        if self.chance(0.4):
+            keywords["activation"] = self.activation()
+        if "SimpleRNN" not in kind and self.chance(0.4):
+            keywords["recurrent_activation"] = self.one_of(("sigmoid", "hard_sigmoid", "tanh", "softsign"))
+        if "GRU" in kind:
+            keywords["reset_after"] = self.chance(0.5)
+        return self.make(
+            kind,
+            units or self.size(1, 16),
+            use_bias=self.chance(0.8),
+            dropout=self.one_of((0.0, 0.3)),
+            recurrent_dropout=self.one_of((0.0, 0.2)),
+            **keywords,
+        )
+
+    def any_recurrent(self, kind: str = "", **keywords: Any) -> Any:
+        """Return a layer of any kind but the LSTM; the keywords are those of the layer."""
+        kind = kind or self.one_of(("GRU", "SimpleRNN", "cell", "cells"))
+        if kind in ("GRU", "SimpleRNN"):
+            return self.cell(kind, **keywords)
+        kinds = ("LSTMCell", "GRUCell", "SimpleRNNCell")
+        if kind == "cell":
+            return self.make("RNN", self.cell(self.one_of(kinds)), **keywords)
+        units = self.size(1, 10)
+        cells = [
+            self.cell(self.one_of(kinds), units=units if self.chance(0.6) else None) for _ in range(self.size(2, 3))
+        ]
+        return self.make("RNN", self.make("StackedRNNCells", cells), **keywords)
+
+    def recurrences(self) -> Any:
+        """Layers of all kinds over a sequence, which may be masked, one after the other."""
+        tensor = self.any_sequence()
+        for _ in range(self.size(1, 3)):
+            layer = self.any_recurrent(return_sequences=True)
+            if self.chance(0.35):
+                layer = self.make("Bidirectional", layer, merge_mode=self.one_of(("concat", "sum", "mul", "ave")))
+            tensor = layer(tensor)
+            if self.chance(0.3):
+                tensor = self.pointwise()(tensor)
+        backwards, zeroed = self.chance(0.3), self.chance(0.3)
+        return [
+            tensor,
+            self.any_recurrent(return_sequences=True, go_backwards=backwards, zero_output_for_mask=zeroed)(tensor),
+            self.head(self.any_recurrent(go_backwards=backwards)(tensor)),
+        ]
+
+    def cell_states(self) -> Any:
+        """The states of one layer given to another of the same kind, in one direction or in both."""
+        kind, units = self.one_of(("GRU", "SimpleRNN")), self.size(1, 10)
+        both = self.chance(0.5)
+
+        def made(**keywords: Any) -> Any:
+            layer = self.cell(kind, units=units, **keywords)
+            return self.make("Bidirectional", layer) if both else layer
+
+        outputs = made(return_sequences=True, return_state=True)(self.any_sequence())
+        second = made(return_sequences=self.chance(0.5))(self.sequence(), initial_state=list(outputs[1:]))
+        return [*outputs, second]
+
+
 #: A variant: what its layer is made by, and the sizes of its states, those of a stacked cell of several in a list.
 Make = Callable[..., Any]
 Sizes = list[Any]

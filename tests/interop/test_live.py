@@ -29,13 +29,14 @@ KERAS_LAYERS = {
     "GlobalAveragePooling1D", "Cropping1D", "ZeroPadding1D", "UpSampling1D", "Permute", "Reshape", "Normalization",
     "Rescaling", "UnitNormalization", "PReLU", "LeakyReLU", "ELU", "Multiply", "Subtract", "Average", "Maximum",
     "Minimum", "Dot", "Attention", "AdditiveAttention", "MultiHeadAttention",
+    "GRU", "SimpleRNN", "RNN", "StackedRNNCells", "LSTMCell", "GRUCell", "SimpleRNNCell",
 }  # fmt: skip
 
-#: 26 themes of models, twelve times over with PyTorch under Keras, which is the quickest, twice each with TensorFlow.
+#: 28 themes of models, twelve times over with PyTorch under Keras, which is the quickest, twice each with TensorFlow.
 KERAS_RUNS = {
-    "keras-torch": ("torch", ["--count", "312"]),
-    "keras-tensorflow": ("tensorflow", ["--count", "52"]),
-    "tf-keras": ("tensorflow", ["--count", "52", "--package", "tf_keras"]),
+    "keras-torch": ("torch", ["--count", "336"]),
+    "keras-tensorflow": ("tensorflow", ["--count", "56"]),
+    "tf-keras": ("tensorflow", ["--count", "56", "--package", "tf_keras"]),
 }
 
 
