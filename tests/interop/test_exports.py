@@ -104,7 +104,7 @@ def test_random_models_come_back_bit_for_bit_and_go_to_onnx(package: str, tmp_pa
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     backend = "torch" if package == "keras" else "tensorflow"
-    count = "78" if package == "keras" else "26"
+    count = "52" if package == "keras" else "26"
     run(
         "build_keras.py", "--directory", str(tmp_path), "--count", count, "--seed", "77", "--package", package,
         KERAS_BACKEND=backend,
