@@ -4,7 +4,7 @@
 
 Every file is a variation of one model: the LSTM of one unit by whose numbers the sound files are known. The same
 bytes come out at every run, so a change of this program shows in the files that it changes. What each file must end in
-stands in test_attacks.py. Needs h5py and NumPy, no framework.
+stands in test_attacks.py. Needs h5py, onnx and NumPy, no framework.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import Any
 
 import h5py
 import numpy as np
+import onnx_attacks
 import torch_support as made
+from onnx import TensorProto, helper, numpy_helper
 
 HERE = Path(__file__).parent
 
@@ -836,9 +838,40 @@ def bomb(members: Mapping[str, bytes]) -> bytes:
     return patched(data, (directory_entry(data, "assets/bomb") + 24, b"\xfe\xff\xff\xff"))
 
 
+# --- ONNX -------------------------------------------------------------------------------------------------------------
+
+
+def onnx_corpus() -> dict[str, bytes]:
+    """Return those of the ONNX attacks that are small; test_onnx_attacks.py has the others too."""
+    made_of = {f"n_onnx_{name}.onnx": attack.make() for name, attack in onnx_attacks.ATTACKS.items()}
+    order = [0, 3, 1, 2]  # of the gates in ONNX: input, output, forget, cell
+    weights = {
+        "W": KERNEL.T[None, order],
+        "R": RECURRENT.T[None, order],
+        "B": np.concatenate([BIAS[order], np.zeros(4, "f4")])[None],
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("LSTM", ["x", *weights], ["Y"], hidden_size=1, layout=1),
+            helper.make_node("Squeeze", ["Y", "axes"], ["y"]),
+        ],
+        "lstm",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "time", 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "time", 1])],
+        [
+            *(numpy_helper.from_array(array, name) for name, array in weights.items()),
+            numpy_helper.from_array(np.array([2]), "axes"),
+        ],
+    )
+    sound = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return {name: data for name, data in made_of.items() if len(data) < 1 << 14} | {
+        "y_onnx_plain.onnx": sound.SerializeToString()
+    }
+
+
 def corpus() -> dict[str, bytes]:
     """Return all files by name."""
-    return {**torch_corpus(), **safetensors_corpus(), **keras_corpus()}
+    return {**torch_corpus(), **safetensors_corpus(), **keras_corpus(), **onnx_corpus()}
 
 
 def main() -> None:

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import torch_support as made
 
+pytest.importorskip("onnx")
+
 import lstm_engine as le
 
 HERE = Path(__file__).parent
@@ -74,7 +76,7 @@ def test_a_sound_file_is_loaded(name: str, outcomes: dict[str, dict[str, Any]]) 
 def test_the_same_file_ends_in_the_same_error(name: str, outcomes: dict[str, dict[str, Any]]) -> None:
     path = HERE / name
     with pytest.raises(le.LstmEngineError) as caught:
-        le.load(path) if path.suffix in (".keras", ".h5") else le.LSTM.from_torch(path)
+        le.load(path) if path.suffix in (".keras", ".h5", ".onnx") else le.LSTM.from_torch(path)
     assert str(caught.value).replace(str(path), name) == outcomes[name]["message"]
 
 
