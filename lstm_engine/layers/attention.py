@@ -361,8 +361,8 @@ class MultiHeadAttention(Layer):
         if self.zeroes and mask is not None:
             unseen = ~mask.any(axis=-1, keepdims=True)
             y, weights = (np.where(unseen, np.zeros((), y.dtype), one) for one in (y, weights))
-        batch, _, steps, _ = y.shape
-        flat = np.ascontiguousarray(y.swapaxes(1, 2)).reshape(batch, steps, -1)
+        batch, heads, steps, size = y.shape
+        flat = np.ascontiguousarray(y.swapaxes(1, 2)).reshape(batch, steps, heads * size)
         shape = self.kernels["output"].shape[2:]
         output = Tensor(np.asarray(self._maps["output"](flat)).reshape(batch, steps, *shape), query.mask)
         return (output, Tensor(weights)) if self.gives_scores else (output,)

@@ -6,6 +6,7 @@ the other, against the kernel of (size * channels, filters). The sums are the co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -208,7 +209,7 @@ class DepthwiseConv1D(_Convolution):
         sums = np.zeros((batch, count, channels, self._kernel.shape[2]), self._kernel.dtype)
         for tap, factors in zip(taps, self._kernel, strict=True):
             sums += tap[..., None] * factors
-        return sums.reshape(batch, count, -1)
+        return sums.reshape(batch, count, math.prod(sums.shape[2:]))
 
     def _convolved(self, taps: list[Array]) -> Array:
         assert self.numerics is not None

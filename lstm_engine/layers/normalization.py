@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -337,7 +338,7 @@ def unit_norm(values: Array, axes: Sequence[int], least: float) -> Array:
     places = tuple(sorted({axis % values.ndim for axis in axes}))
     last = tuple(range(values.ndim - len(places), values.ndim))
     moved = np.moveaxis(values, places, last).astype(np.float64)
-    rows = moved.reshape(*moved.shape[: last[0]], -1)
+    rows = moved.reshape(*moved.shape[: last[0]], math.prod(moved.shape[last[0] :]))
     # A product of each row with itself: its order of adding depends on the row's length alone.
     squares = np.matmul(rows[..., None, :], rows[..., :, None])[..., 0]
     unit = (rows / np.maximum(np.sqrt(squares), least)).reshape(moved.shape)
