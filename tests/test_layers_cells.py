@@ -245,6 +245,11 @@ def test_the_reset_gate_of_files_that_do_not_say_is_applied_before() -> None:
             FormatError,
             r"cell 1: expected a kernel that takes the 4 outputs of the cell before it, found one for 3 features",
         ),
+        (
+            dataclasses.replace(gru("r", "masking", reset_after=False), config=gru("r").config),
+            FormatError,
+            r"'r' \(GRU\): bias: expected shape \(2, 3 \* units\), found \(15,\)",
+        ),
         (layer("r", "RNN", "masking", config={"cell": {}}), FormatError, r"'r' \(RNN\): expected cell to be a cell"),
         (
             gru("r", "masking", keywords={"initial_state": ["masking", "x"]}),

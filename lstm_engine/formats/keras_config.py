@@ -296,7 +296,6 @@ def _add_stacked(layer: KerasLayer, problems: Problems) -> bool:
         problems.damaged.append(f"layer {shown(layer.name)}: expected a list of cells, found {shown(entries)}")
         return False
     used: Counter[str] = Counter()
-    features = layer.features
     for entry in entries:
         cell = _layer(entry, problems, f" in {layer.class_name} {shown(layer.name)}", CELLS)
         if cell is None:
@@ -304,8 +303,6 @@ def _add_stacked(layer: KerasLayer, problems: Problems) -> bool:
         group, number = f"cells/{CELLS[cell.class_name]}", used[cell.class_name]
         used[cell.class_name] += 1
         layer.inner[f"{group}_{number}" if number else group] = cell
-        units = cell.config.get("units")
-        cell.features, features = features, units if isinstance(units, int) else None
     return True
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 from .hdf5 import HDF5Group
@@ -57,10 +58,10 @@ def _own_weights(layer: KerasLayer, problems: Problems | None = None) -> list[_W
             units = size("units")
             count = {"G": 3, "L": 4, "S": 1}[layer.class_name[0]]
             gates = count * units if isinstance(units, int) else f"{count} * units"
-            # A stacked cell takes what the one before it gives.
-            features = layer.features or "features" if layer.class_name in CELLS else "features"
+            # A stacked cell takes what the one before it gives, and what that is stands in ``features``.
+            taken = layer.features or "features" if layer.class_name in CELLS else "features"
             return [
-                _Weight("kernel", (features, gates)),
+                _Weight("kernel", (taken, gates)),
                 _Weight("recurrent_kernel", (units, gates)),
                 *used("use_bias", "bias", (2, gates) if count == 3 and config.get("reset_after") else (gates,)),
             ]
@@ -151,6 +152,9 @@ def check_shapes(layers: Iterable[KerasLayer], problems: Problems) -> None:
         sizes: dict[str, int] = {}
         for part in layer.walk():
             unfold_cudnn(part)
+            if part.class_name == "StackedRNNCells":
+                for before, cell in pairwise(part.inner.values()):
+                    cell.features = units if isinstance(units := before.config.get("units"), int) else None
             inside = "" if part is layer else f" in layer {shown(layer.name)}"
             if part.features is not None:
                 sizes.setdefault("features", part.features)

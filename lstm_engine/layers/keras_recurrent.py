@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from lstm_engine.errors import FormatError
 from lstm_engine.lstm import MergeMode
 from lstm_engine.weights import CellWeights
 
@@ -73,6 +74,8 @@ def _gru_cell(config: KerasConfig) -> GRUCell:
     candidate = _unit_activation(config, "activation", "tanh")
     weights = _weights(config)
     if reset_after and "bias" in weights:
+        if weights["bias"].ndim != 2 or len(weights["bias"]) != 2:
+            raise FormatError(f"bias: expected shape (2, 3 * units), found {weights['bias'].shape}")
         weights["bias"], weights["recurrent_bias"] = weights["bias"]
     return GRUCell(**weights, reset_after=reset_after, gate_activation=gate, candidate_activation=candidate)
 
