@@ -21,6 +21,8 @@ from lstm_engine.formats.mapped_tensors import map_tensors, write_tensors
 from lstm_engine.formats.own_file import VERSION, read_own
 from lstm_engine.layers import native
 from lstm_engine.layers.base import Layer
+from lstm_engine.layers.gru import GRUCell
+from lstm_engine.layers.simple_rnn import SimpleCell
 from lstm_engine.saving import verify_saved
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -134,6 +136,18 @@ def test_every_option_of_an_lstm_comes_back(tmp_path: Path) -> None:
         le.load(tmp_path / "l.safetensors")
 
 
+def test_weights_that_are_not_finite_are_refused_unless_allowed(tmp_path: Path) -> None:
+    kernel = random(3, 16)
+    kernel[1, 2] = np.inf
+    lstm = le.LSTM.from_weights(kernel, random(4, 16))
+    lstm.save(tmp_path / "l.safetensors")
+    for load in (le.load, le.LSTM.load):
+        with pytest.raises(le.UnsupportedModelError, match="NaN or infinity"):
+            load(tmp_path / "l.safetensors")
+        again = load(tmp_path / "l.safetensors", allow_nonfinite=True)
+        assert outputs(again(random(2, 5, 3)))[0] == outputs(lstm(random(2, 5, 3)))[0]
+
+
 def test_a_whole_model_is_no_lstm_alone(saved: Path) -> None:
     with pytest.raises(le.UnsupportedModelError, match=r"expected an LSTM alone.*use le\.load"):
         le.LSTM.load(saved)
@@ -161,7 +175,7 @@ def test_onnx_models_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_every_layer_that_is_described_keeps_its_arguments() -> None:
     """What the description of a layer relies on: an argument is an attribute, and of a type that is checked."""
-    known = {*native._PLAIN, *native._ARRAYS, *native._ACTIVATIONS, "LSTM", "CellWeights", "Layer"}
+    known = {*native._PLAIN, *native._ARRAYS, *native._ACTIVATIONS, native._STACK, "LSTM", "Layer"}
     for name, module in native.LAYERS.items():
         kind = getattr(__import__(f"lstm_engine.layers.{module}", fromlist=[name]), name)
         assert issubclass(kind, Layer)
@@ -184,6 +198,14 @@ def test_every_layer_that_is_described_keeps_its_arguments() -> None:
         lambda: native_layer("TimeDistributed", le.Dense(random(4, 3), random(3), "log_softmax")),
         lambda: native_layer("GlobalMaxPooling1D", keep_axis=True),
         lambda: native_layer("Flatten"),
+        lambda: le.Conv1d(random(3, 4, 6), random(6), padding=(2, 0), padding_mode="replicate"),
+        lambda: le.BatchNorm1d(random(4), np.abs(random(4)), None, random(4)),
+        lambda: le.LayerNorm(random(4), random(4), epsilon=1e-3),
+        lambda: le.Dropout(0.3),
+        lambda: native_layer("PReLU", random(5, 4)),
+        lambda: le.GRU([[gru_cell(4, 1), gru_cell(4, 2)], [gru_cell(6, 3), gru_cell(6, 4)]]),
+        lambda: le.GRU([[gru_cell(4, 1)]], return_sequences=False),
+        lambda: le.RNN([[SimpleCell(random(4, 3), random(3, 3), random(3), activation=Activation("relu"))]]),
         lambda: le.FinalHidden(le.LSTM.from_weights(random(4, 8), random(2, 8), random(8))),
     ],
 )
@@ -196,6 +218,10 @@ def test_hand_made_layers_come_back_bit_for_bit(layer: Callable[[], Layer], tmp_
     again = le.load(tmp_path / "m.safetensors")
     assert outputs(again(x)) == outputs(model(x))
     assert (again.inputs, again.outputs) == (model.inputs, model.outputs)
+
+
+def gru_cell(features: int, seed: int) -> GRUCell:
+    return GRUCell(random(features, 9) + seed / 10, random(3, 9), random(9), random(9), reset_after=True)
 
 
 def native_layer(name: str, *arguments: Any, **options: Any) -> Layer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,12 +18,15 @@ import numpy as np
 from lstm_engine.activations import Activation
 from lstm_engine.description import Call, LayerDescription, ModelDescription, TensorRef
 from lstm_engine.errors import FormatError, LstmEngineError, UnsupportedModelError
+from lstm_engine.formats.limits import nonfinite_allowed
 from lstm_engine.lstm import LSTM
 from lstm_engine.weights import CellWeights, LSTMWeights
 
 from .base import Layer
 from .core import Dense
 from .functions import ClippedReLU, Composed, LogSoftmax, Softmax
+from .gru import GRUCell
+from .simple_rnn import SimpleCell
 
 if TYPE_CHECKING:
     from lstm_engine.arguments import TensorSpec
@@ -39,25 +42,38 @@ FRAMEWORK: Final = "lstm_engine"
 #: Every layer class that is described and built, with its module in this package.
 LAYERS: Final = {
     "Activate": "core",
+    "BatchNorm1d": "torch_layers",
     "BatchNormalization": "normalization",
     "Concatenate": "merging",
+    "Conv1d": "torch_layers",
     "Dense": "core",
+    "Dropout": "torch_layers",
     "Embedding": "core",
     "FinalHidden": "recurrent",
     "Flatten": "shaping",
+    "GRU": "torch_recurrent",
     "GlobalAveragePooling1D": "pooling",
     "GlobalMaxPooling1D": "pooling",
     "Identity": "core",
     "LSTMStack": "recurrent",
     "LastStep": "shaping",
+    "LayerNorm": "torch_layers",
     "LayerNormalization": "normalization",
     "Masking": "core",
     "Merge": "merging",
+    "PReLU": "core",
     "Permute": "shaping",
+    "RNN": "torch_recurrent",
     "RepeatVector": "shaping",
     "Reshape": "shaping",
     "TimeDistributed": "wrappers",
 }
+
+#: Cells, which stand among the inner descriptions.
+_CELLS: Final = {kind.__name__: kind for kind in (CellWeights, GRUCell, SimpleCell)}
+
+#: Annotation of an argument that takes the cells of a stack, one or two for each layer.
+_STACK: Final = "Sequence[Sequence[Recurrence]]"
 
 #: Activations, which stand in a configuration as ``{"class_name": ..., "config": {...}}``.
 _FUNCTIONS: Final = {kind.__name__: kind for kind in (Activation, Softmax, LogSoftmax, ClippedReLU, Composed)}
@@ -152,8 +168,8 @@ def _described(name: str, kind: str, value: Any, calls: tuple[Call, ...] = ()) -
             weights[argument] = part
         elif isinstance(part, LSTM):
             inner[argument] = _described_lstm(part)
-        elif isinstance(part, CellWeights):
-            inner[argument] = _described(argument, "CellWeights", part)
+        elif isinstance(part, tuple) and part and isinstance(part[0], tuple):
+            inner.update({f"{argument}.{role}": cell for role, cell in _described_cells(part).items()})
         elif isinstance(part, Layer):
             inner[argument] = _described(part.name or argument, type(part).__name__, part)
         elif type(part).__name__ in _FUNCTIONS:
@@ -170,12 +186,16 @@ def _described_lstm(lstm: LSTM) -> LayerDescription:
         "merge_mode": lstm.merge_mode,
         "zero_masked": lstm.zero_masked,
     }
-    cells = {
-        f"l{layer}{'_reverse' if place else ''}": _described(f"l{layer}", "CellWeights", cell)
-        for layer, cells in enumerate(lstm.weights.cells)
+    return LayerDescription("lstm", "LSTM", config, inner=_described_cells(lstm.weights.cells))
+
+
+def _described_cells(stack: Sequence[Sequence[Any]]) -> dict[str, LayerDescription]:
+    """Describe the cells of a stack: ``l0``, ``l0_reverse``, ``l1``, ..."""
+    return {
+        f"l{layer}{'_reverse' if place else ''}": _described(f"l{layer}", type(cell).__name__, cell)
+        for layer, cells in enumerate(stack)
         for place, cell in enumerate(cells)
     }
-    return LayerDescription("lstm", "LSTM", config, inner=cells)
 
 
 def _arguments(kind: type) -> dict[str, str]:
@@ -236,9 +256,19 @@ def build_lstm(description: ModelDescription, options: Mapping[str, Any]) -> LST
     return _made_lstm(found[0].inner["lstm"], options)
 
 
+class _Stack(dict[str, LayerDescription]):
+    """The cells of a stack as they are described."""
+
+
 def _made(kind: Any, description: LayerDescription, numerics: Numerics | None = None) -> Any:
     wanted = _arguments(kind)
-    given = {**description.config, **description.weights, **description.inner}
+    given: dict[str, Any] = {**description.config, **description.weights}
+    for role, inner in description.inner.items():
+        argument, dot, place = role.partition(".")
+        if dot:
+            given.setdefault(argument, _Stack())[place] = inner
+        else:
+            given[role] = inner
     for argument in given:
         if argument not in wanted:
             raise UnsupportedModelError(f"its option {argument!r:.100} is not known; update lstm_engine")
@@ -261,9 +291,10 @@ def _value(argument: str, annotation: str, value: Any, numerics: Numerics | None
     if isinstance(value, np.ndarray):
         if kinds & _ARRAYS and value.dtype.kind == "f":
             return value
+    elif isinstance(value, _Stack):
+        if annotation == _STACK:
+            return _made_cells(value, (GRUCell, SimpleCell))
     elif isinstance(value, LayerDescription):
-        if value.class_name == "CellWeights" and "CellWeights" in kinds:
-            return _made(CellWeights, value)
         if value.class_name == "LSTM" and "LSTM" in kinds and numerics is not None:
             return _made_lstm(value, {"compute_type": numerics.compute_type, "backend": numerics.backend})
         if "Layer" in kinds and numerics is not None:
@@ -280,18 +311,27 @@ def _value(argument: str, annotation: str, value: Any, numerics: Numerics | None
 
 def _made_lstm(description: LayerDescription, options: Mapping[str, Any]) -> LSTM:
     config = description.config
-    found: dict[tuple[int, int], CellWeights] = {}
-    for role, inner in description.inner.items():
-        place = re.fullmatch(r"l([0-9]{1,4})(_reverse)?", role)
-        if place is None or inner.class_name != "CellWeights":
-            raise FormatError(f"expected the cells of an LSTM, found {role!r:.100}")
-        found[int(place[1]), int(place[2] is not None)] = _made(CellWeights, inner)
-    directions = 1 + any(place for _, place in found)
-    cells = tuple(
-        tuple(found[layer, place] for place in range(directions) if (layer, place) in found)
-        for layer in range(len(found) // directions)
-    )
+    cells = _made_cells(description.inner, (CellWeights,))
     own = {"merge_mode": config.get("merge_mode", "concat"), "zero_masked": config.get("zero_masked", False)}
     weights = LSTMWeights(cells, config.get("direction", "forward"))
-    weights.check_finite("lstm")
+    if not nonfinite_allowed():
+        weights.check_finite("lstm")
     return LSTM(weights, **{**own, **options})
+
+
+def _made_cells(described: Mapping[str, LayerDescription], kinds: Sequence[type]) -> tuple[tuple[Any, ...], ...]:
+    """Make the cells of a stack, all layers of one or of two directions."""
+    found: dict[tuple[int, int], Any] = {}
+    for role, inner in described.items():
+        place = re.fullmatch(r"l([0-9]{1,4})(_reverse)?", role)
+        kind = _CELLS.get(inner.class_name)
+        if place is None or kind not in kinds:
+            raise FormatError(f"expected the cells of a stack, found {role!r:.100}")
+        found[int(place[1]), int(place[2] is not None)] = _made(kind, inner)
+    directions = 1 + any(place for _, place in found)
+    wanted = [(layer, place) for layer in range(len(found) // directions) for place in range(directions)]
+    if not wanted or sorted(found) != wanted:
+        raise FormatError(
+            f"expected the cells of a stack, layer by layer, found {', '.join(described) or 'none'!s:.100}"
+        )
+    return tuple(tuple(found[layer, place] for place in range(directions)) for layer in range(len(found) // directions))

@@ -89,6 +89,7 @@ class _Stack(RecurrentLayer):
             name=name,
         )
         self.num_directions = len(cells[0])
+        self.cells, self.return_sequences = tuple(tuple(pair) for pair in cells), return_sequences
 
     @classmethod
     def _of(
