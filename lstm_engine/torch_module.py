@@ -78,7 +78,7 @@ def from_torch(
         )
     with reading(None, allow_nonfinite):
         module = _unwrapped(module)
-        name = torch_class(module, ("Sequential", *_LAYERS, *_RECURRENT, *_CELLS))
+        name = torch_class(module, ("Sequential", *_WEIGHTED, *_LAYERS, *_RECURRENT, *_CELLS))
         if name == "Sequential":
             return _sequential(module, input_shape, allow_nonfinite, options)
         if input_shape is not None:
@@ -92,7 +92,7 @@ def from_torch(
                 f"options: expected none for a module that becomes a layer, found {', '.join(options)}; give them to "
                 "the le.Sequential that it goes into"
             )
-        return _layer(module, "module", allow_nonfinite)
+        return _layer(module, allow_nonfinite)
 
 
 def _unwrapped(module: Any) -> Any:
@@ -156,7 +156,7 @@ def _part(leaf: Any, path: str, last: bool, allow_nonfinite: bool, options: dict
     if name == "LSTM":
         own = {key: value for key, value in options.items() if key in ("compute_type", "backend", "num_threads")}
         return LSTMStack(LSTM.from_torch(leaf, allow_nonfinite=allow_nonfinite, **own), name=path)
-    return _layer(leaf, path, allow_nonfinite).renamed(path)
+    return _layer(leaf, allow_nonfinite).renamed(path)
 
 
 def _shapes(layers: Sequence[Layer]) -> list[tuple[int | None, ...] | None]:
@@ -178,14 +178,15 @@ def _shapes(layers: Sequence[Layer]) -> list[tuple[int | None, ...] | None]:
 # --- One module -------------------------------------------------------------------------------------------------------
 
 
-def _layer(module: Any, path: str, allow_nonfinite: bool) -> Layer:
+def _layer(module: Any, allow_nonfinite: bool) -> Layer:
     """Return the layer that computes what a module does, on the module's own arrays."""
-    name = torch_class(module, (*_LAYERS, "GRU", "RNN", "GRUCell", "RNNCell"))
+    name = torch_class(module, (*_WEIGHTED, *_LAYERS))
     if name is None:
         raise UnsupportedModelError(_refusal(module))
-    if name.startswith(("GRU", "RNN")):
-        kind = GRU if name.startswith("GRU") else RNN
-        return kind.from_torch(module, allow_nonfinite=allow_nonfinite)
+    if name in _WEIGHTED:
+        kind, own = _WEIGHTED[name]
+        weighted: Layer = kind.from_torch(module, allow_nonfinite=allow_nonfinite, **own)
+        return weighted
     check_module(module, (name,))
     return _LAYERS[name](module)
 
@@ -323,13 +324,21 @@ _ACTIVATIONS: Final = {
     "LogSigmoid": "log_sigmoid",
 }
 
-#: How each class of torch.nn becomes a layer.
+#: The layer of each class of torch.nn that has weights, with options that a module of PyTorch's implies.
+_WEIGHTED: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
+    "Linear": (Dense, {}),
+    "Embedding": (Embedding, {}),
+    "Conv1d": (Conv1d, {"channels_first": True}),
+    "BatchNorm1d": (BatchNorm1d, {"channels_first": True}),
+    "LayerNorm": (LayerNorm, {}),
+    "GRU": (GRU, {}),
+    "GRUCell": (GRU, {}),
+    "RNN": (RNN, {}),
+    "RNNCell": (RNN, {}),
+}
+
+#: How each other class becomes a layer.
 _LAYERS: Final[dict[str, Callable[[Any], Layer]]] = {
-    "Linear": Dense.from_torch,
-    "Embedding": Embedding.from_torch,
-    "Conv1d": lambda module: Conv1d.from_torch(module, channels_first=True),
-    "BatchNorm1d": lambda module: BatchNorm1d.from_torch(module, channels_first=True),
-    "LayerNorm": LayerNorm.from_torch,
     "Flatten": _flatten,
     "MaxPool1d": lambda module: MaxPooling1D(_windows(module, int(module.dilation))),
     "AvgPool1d": lambda module: AveragePooling1D(_windows(module, 1)),
