@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import resource
 import signal
@@ -94,15 +95,20 @@ def outcome(path: str, *, use: bool) -> dict[str, Any]:
     return found
 
 
-def allow(more_bytes: int) -> None:
-    """Let the process take ``more_bytes`` of address space from now on."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + more_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+def taken_bytes() -> int:
+    """Return how much address space the process has taken."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def allow(bytes_in_all: int) -> None:
+    """Let the process take so much address space from now on."""
+    # AddressSanitizer's shadow takes terabytes of it.
+    if "asan" not in os.environ.get("LD_PRELOAD", ""):
+        resource.setrlimit(resource.RLIMIT_AS, (bytes_in_all, resource.RLIM_INFINITY))
 
 
 def corpus(files: list[str]) -> None:
-    allow(128 << 20)
+    allow(taken_bytes() + (128 << 20))
     for path in files:
         print(json.dumps(outcome(path, use=Path(path).name.startswith("y_"))), flush=True)
 
@@ -121,11 +127,10 @@ def damage(seed: int, step: int, files: list[str]) -> None:
     # Everything that is imported late is imported now, so that it does not count as the damaged file's memory.
     for path in files:
         outcome(path, use=False)
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = taken_bytes()
     for path in files:
         data = Path(path).read_bytes()
-        limit = pages + 4 * len(data) + (64 << 20)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        allow(before + 4 * len(data) + (64 << 20))
         ends: dict[str, int] = {}
         bad = []
         with tempfile.TemporaryDirectory() as directory:

