@@ -131,8 +131,8 @@ def test_a_backward_layer_is_made_from_the_forward_one() -> None:
     ("entry", "message"),
     [
         (
-            layer("Bidirectional", "w", layer=layer("GRU", "g", units=2)),
-            "'g' in Bidirectional 'w' is of the class 'G",
+            layer("Bidirectional", "w", layer=layer("ConvLSTM1D", "c", filters=2)),
+            "'c' in Bidirectional 'w' is of the class 'ConvLSTM1D'",
         ),
         (layer("Bidirectional", "w", layer=layer("Dense", "d", units=2)), "'w' is a Bidirectional around a Dense"),
         (
@@ -309,7 +309,7 @@ def test_a_chain_of_ten_thousand_layers_is_read() -> None:
 def test_all_layers_that_are_not_supported_are_named_together() -> None:
     layers = [
         source("x"),
-        layer("GRU", "gru", units=2),
+        layer("ConvLSTM1D", "conv", filters=2),
         layer("LSTM", "mine", module="my_package.layers", units=2),
         {**layer("MyLSTM", "yours", units=2), "module": None, "registered_name": "yours>MyLSTM"},
         sequential(CHAIN),
@@ -322,7 +322,7 @@ def test_all_layers_that_are_not_supported_are_named_together() -> None:
     message = str(caught.value)
     for expected in (
         "7 problems were found",
-        "layer 'gru' is of the class 'GRU' (module 'keras.layers')",
+        "layer 'conv' is of the class 'ConvLSTM1D' (module 'keras.layers')",
         "layer 'mine' is of the class 'LSTM' (module 'my_package.layers')",
         "layer 'yours' is of the class 'MyLSTM' (a custom object, registered as 'yours>MyLSTM')",
         "layer 'sequential' is a whole Sequential model",
