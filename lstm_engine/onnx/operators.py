@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from lstm_engine.activations import Activation
-from lstm_engine.errors import ShapeError, UnsupportedModelError
+from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
 from lstm_engine.formats.limits import nonfinite_allowed
 
-from .table import OPERATORS, Array, Call, Compute, Operator, Site, each_numerics, operator
+from .table import OPERATORS, Array, Call, Compute, Operator, Required, Site, each_numerics, operator
 
 __all__ = ["broadcast", "pointwise"]
 
@@ -161,6 +162,17 @@ def _swish(call: Call, x: Array) -> Any:
     return x * pointwise(x * x.dtype.type(call["alpha"]), Activation("sigmoid"))
 
 
+@operator("Celu", alpha=1.0)
+def _celu(call: Call, x: Array) -> Any:
+    alpha = x.dtype.type(call["alpha"])
+    return alpha * pointwise(x / alpha, Activation("elu"))
+
+
+@operator("Mish")
+def _mish(call: Call, x: Array) -> Any:
+    return x * pointwise(pointwise(x, Activation("softplus")), Activation("tanh"))
+
+
 @operator("PRelu", inputs=2)
 def _prelu(call: Call, x: Array, slope: Array) -> Any:
     broadcast(call, x, slope)
@@ -209,6 +221,16 @@ def _layer_normalization(call: Call, x: Array, scale: Array, bias: Array | None 
     # The statistics are of the type that they are computed in: float32 at least.
     kept = np.float64 if x.dtype == np.float64 else np.float32
     return y, mean.astype(kept), (1 / np.sqrt(variance + call["epsilon"])).astype(kept)
+
+
+@operator("InstanceNormalization", inputs=3, epsilon=1e-5)
+def _instance_normalization(call: Call, x: Array, scale: Array, bias: Array) -> Any:
+    if x.ndim < 3 or scale.shape != x.shape[1:2] or bias.shape != scale.shape:
+        raise ShapeError(f"expected (batch, {scale.size}, ...) and as many scales and biases, found {x.shape}")
+    rows = x.reshape(x.shape[0] * x.shape[1], -1)
+    y = each_numerics(lambda n, a: n.layer_norm(a, None, None, call["epsilon"]), rows).reshape(x.shape)
+    shape = (-1,) + (1,) * (x.ndim - 2)
+    return y * scale.reshape(shape) + bias.reshape(shape)
 
 
 @operator("BatchNormalization", inputs=5, outputs=1, epsilon=1e-5, momentum=0.9, spatial=1, training_mode=0)
@@ -305,3 +327,24 @@ def _gemm(call: Call, a: Array, b: Array, c: Array | None = None) -> Any:
     if np.broadcast_shapes(product.shape, c.shape) != product.shape:
         raise ShapeError(f"expected an addend that broadcasts to {product.shape}, found {c.shape}")
     return product + c * a.dtype.type(call["beta"])
+
+
+@operator("Einsum", inputs=(1, 2), heavy=True, equation=Required(str))
+def _einsum(call: Call, *arrays: Array) -> Any:
+    equation = call["equation"].replace(" ", "")
+    if not re.fullmatch(r"[a-zA-Z.,]*(->[a-zA-Z.]*)?", equation):
+        raise FormatError(f"attribute 'equation': expected letters, commas, dots and an arrow, found {equation!r:.60}")
+    terms, _, shown = equation.partition("->")
+    sizes: dict[str, int] = {}
+    dots: list[tuple[int, ...]] = []
+    for term, array in zip(terms.split(","), arrays, strict=True):
+        first, ellipsis, last = term.partition("...")
+        behind = array.ndim - len(last)
+        sizes.update(zip(first, array.shape, strict=False))
+        sizes.update(zip(last, array.shape[behind:], strict=False))
+        dots += [array.shape[len(first) : behind]] if ellipsis else []
+    if "->" not in equation:
+        shown = "".join(letter for letter in sizes if terms.count(letter) == 1) + "."
+    outer = np.broadcast_shapes(*dots) if "." in shown else ()
+    call.allow([*outer, *(sizes.get(letter, 1) for letter in shown)], arrays[0].dtype)
+    return np.einsum(equation, *arrays, optimize=True)
