@@ -183,6 +183,13 @@ _LOADERS: Final = {
     "LSTMCell": ("le.LSTM.from_torch",),
     "Linear": ("le.Dense.from_torch",),
     "Linear or Embedding": ("le.Dense.from_torch", "le.Embedding.from_torch"),
+    "GRU": ("le.GRU.from_torch",),
+    "GRUCell": ("le.GRU.from_torch",),
+    "RNN": ("le.RNN.from_torch",),
+    "RNNCell": ("le.RNN.from_torch",),
+    "Conv1d": ("le.Conv1d.from_torch",),
+    "BatchNorm": ("le.BatchNorm1d.from_torch",),
+    "normalization": ("le.LayerNorm.from_torch",),
 }
 
 

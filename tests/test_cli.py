@@ -195,11 +195,19 @@ def test_info_of_pytorch_weights_says_how_to_load_them(run: Run, path: Path) -> 
 
 
 def test_info_of_other_modules_shows_their_tensors(run: Run) -> None:
-    status, out, _ = run("info", ROOT / "tests/formats/data/torch/gru.pt")
+    status, out, _ = run("info", ROOT / "tests/formats/data/torch/spectral.pt")
     assert status == 0
-    assert "GRU" in out
-    assert "weight_ih_l0" in out
+    assert "tensors 'parametrizations.weight'" in out
+    assert "parametrizations.weight.original: (4, 3)" in out
     assert "from_torch" not in out
+
+
+def test_info_shows_how_each_layer_of_a_file_is_loaded(run: Run) -> None:
+    status, out, _ = run("info", ROOT / "tests/formats/data/torch/stack.pt")
+    assert status == 0
+    loaders = [line.strip() for line in out.splitlines() if "from_torch" in line]
+    loaded = {type(eval(line, {"le": le})).__name__ for line in loaders}
+    assert loaded == {"Embedding", "Dense", "Conv1d", "BatchNorm1d", "LayerNorm", "GRU", "RNN", "LSTM"}
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ def detect(path: str | os.PathLike[str]) -> FileKind:
         return FileKind("lstm-engine", "a model that lstm_engine saved")
     if found in _PHRASES:
         return FileKind(found, _PHRASES[found])
+    if found == "a JSON text" and b'"weight_map"' in head:
+        return FileKind("safetensors", "an index of shards")
     if found.startswith("an HDF5 file") or _has_hdf5_behind_user_block(path, size):
         return FileKind("keras-h5", "an HDF5 file")
     if found.startswith("an ONNX"):

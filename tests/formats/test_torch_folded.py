@@ -127,6 +127,14 @@ def test_a_model_over_several_files(name: str) -> None:
     assert {module.kind for module in describe_torch_file(path)} == {"LSTM", "Linear"}
 
 
+def test_an_index_is_known_for_what_it_is() -> None:
+    from lstm_engine.formats.detect import detect
+
+    assert detect(DATA / "shards" / SAFE).phrase == "an index of shards"
+    with pytest.raises(UnsupportedModelError, match=r"(?s)found an index of shards of weights.*le\.LSTM\.from_torch"):
+        le.load(DATA / "shards" / BIN)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the sharded model that a test may damage, a folder deep."""

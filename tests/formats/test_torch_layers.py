@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,26 @@ def test_a_model_of_every_layer(name: str, recorded: dict[str, NDArray[Any]]) ->
     close(stack(DATA / name, compute_type="float64")(recorded["stack.x"]), recorded["stack.y"], 1e-7)
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again(recorded["stack.x"]), model(recorded["stack.x"]))
+
+
+def test_a_saved_model_is_the_same_model(tmp_path: Path, recorded: dict[str, NDArray[Any]]) -> None:
+    source = DATA / "layers.pt"
+    first = [
+        le.Conv1d.from_torch(source, "same", padding="same", dilation=2),
+        le.Dropout(0.3),
+        le.Conv1d(np.full((3, 2, 3), 0.3), padding=1, padding_mode="reflect"),
+        le.BatchNorm1d.from_torch(source, "plain_norm", eps=1e-3),
+        le.LayerNorm(np.arange(1.0, 4.0), epsilon=1e-4),
+    ]
+    model = le.Sequential(first)
+    model.save(tmp_path / "m.safetensors")
+    again = le.load(tmp_path / "m.safetensors")
+    x = recorded["same.x"].swapaxes(1, 2)
+    np.testing.assert_array_equal(again(x), model(x))
+    assert [layer.kind for layer in again.layers] == ["Conv1d", "Dropout", "Conv1d", "BatchNorm1d", "LayerNorm"]
+    whole = stack(DATA / "stack.pt")
+    whole.save(tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(le.load(tmp_path / "w.safetensors")(recorded["stack.x"]), whole(recorded["stack.x"]))
 
 
 def test_the_only_one_of_a_kind_needs_no_prefix() -> None:
