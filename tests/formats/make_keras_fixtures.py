@@ -389,7 +389,7 @@ def _graph_of_keras_2(built: Any) -> tuple[dict[str, Any], list[Any], list[Any]]
 
 def record(name: str, package: str, version: str | None) -> None:
     """Write all models of one writer, in a process of its own."""
-    k, save_archive, found = _framework(package, version)
+    k, save_archive, found = import_framework(package, version)
     keras_3 = found.startswith("3.")
     wanted = OLD if version else MODELS
     left_out = KERAS_2_ONLY if keras_3 else KERAS_3_ONLY
@@ -426,7 +426,7 @@ def record(name: str, package: str, version: str | None) -> None:
     print(f"{target.name}: {len(expected['models'])} models of {found}, {target.stat().st_size:,} bytes")
 
 
-def _framework(package: str, version: str | None) -> tuple[Any, Callable[[Any, str], None], str]:
+def import_framework(package: str, version: str | None) -> tuple[Any, Callable[[Any, str], None], str]:
     """Import a framework; return its names, how it writes an archive, and its version."""
     if version and version.startswith("2."):
         return _old_keras_2(version)
@@ -437,6 +437,12 @@ def _framework(package: str, version: str | None) -> tuple[Any, Callable[[Any, s
     return keras, lambda built, path: built.save(path), keras.__version__
 
 
+def _function_with_attributes(func: Any, attributes: Any = None, **options: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.function(func, autograph=False)
+
+
 def _old_keras_2(version: str) -> tuple[Any, Callable[[Any, str], None], str]:
     """Import Keras from before tf-keras into a TensorFlow that is too new for it, with stand-ins for what is gone."""
     import tensorflow as tf
@@ -444,6 +450,7 @@ def _old_keras_2(version: str) -> tuple[Any, Callable[[Any, str], None], str]:
     current = importlib.import_module("tensorflow._api.v2.compat.v2")
     for internal in (tf.__internal__, current.__internal__):
         internal.register_load_context_function = lambda function: None
+        internal.function.defun_with_attributes = _function_with_attributes
     inspect.ArgSpec = namedtuple("ArgSpec", "args varargs keywords defaults")  # type: ignore[attr-defined]
     # TensorFlow has imported the installed Keras by now.
     for name in [name for name in sys.modules if name.partition(".")[0] == "keras"]:
@@ -465,9 +472,9 @@ def _old_keras_2(version: str) -> tuple[Any, Callable[[Any, str], None], str]:
     for name in names:
         sys.modules[name].__version__ = version  # type: ignore[attr-defined]
 
-    def save_archive(built: Any, path: str) -> None:
+    def save_archive(built: Any, path: str, **options: Any) -> None:
         Path(path).touch()
-        saving.save_model(built, path)
+        saving.save_model(built, path, **options)
 
     return types.SimpleNamespace(layers=layers, Model=models.Model, Sequential=models.Sequential), save_archive, version
 
