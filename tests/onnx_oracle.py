@@ -121,7 +121,7 @@ def step(
 
 def recurrent_model(
     operator: str, attributes: dict[str, Any], sizes: tuple[int, ...], given: Collection[str], constant: bool,
-    seed: int, *, hidden: bool = True,
+    seed: int, *, hidden: bool = True, opset: int = 22,
 ) -> tuple[Any, list[Array], dict[str, Array]]:  # fmt: skip
     """Return a model of one node with random weights, its inputs, and all values by name."""
     random = np.random.default_rng(seed)
@@ -163,5 +163,5 @@ def recurrent_model(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * (4 - (name != "Y"))) for name in outputs],
         [numpy_helper.from_array(values[name], name) for name in values if name in weights],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     return model, [values[name] for name in inputs], values

@@ -157,6 +157,51 @@ def test_recurrent_nodes_follow_the_equations(node: dict[str, Any]) -> None:
         np.testing.assert_allclose(array, reference, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("opset", range(7, 23))
+@pytest.mark.parametrize("operator", ["LSTM", "GRU", "RNN"])
+def test_recurrent_nodes_of_every_opset(operator: str, opset: int) -> None:
+    model, inputs, values = onnx_oracle.recurrent_model(operator, {}, (4, 2, 3, 5), {"B"}, True, opset, opset=opset)
+    found = LstmEngineBackend.prepare(model).run(inputs)
+    for array, reference in zip(found, onnx_oracle.run(operator, {}, values), strict=True):
+        np.testing.assert_allclose(array, reference, rtol=1e-5, atol=1e-6)
+
+
+X = np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 8
+
+#: What older versions of operators say by attributes: opset, operator, attributes, what comes out for X.
+OLDER = [
+    (9, "Slice", {"starts": [1, -3], "ends": [9, -1], "axes": [1, 2]}, X[:, 1:, -3:-1]),
+    (9, "Slice", {"starts": [1], "ends": [2]}, X[1:2]),
+    (11, "Unsqueeze", {"axes": [0, 4]}, X[None, ..., None]),
+    (11, "ReduceSum", {"axes": [1], "keepdims": 0}, X.sum(1)),
+    (13, "ReduceMean", {"axes": [-1]}, X.mean(-1, keepdims=True)),
+    (17, "ReduceMax", {}, X.max(keepdims=True)),
+    (10, "Clip", {"min": 0.5, "max": 2.0}, X.clip(0.5, 2)),
+    (10, "Pad", {"pads": [0, 0, 1, 0, 0, 2], "value": 7.0}, np.pad(X, [(0, 0), (0, 0), (1, 2)], constant_values=7)),
+    (10, "Pad", {"pads": [0, -1, 0, 0, 0, 0]}, X[:, 1:]),
+    (9, "TopK", {"k": 2}, X[..., :1:-1]),
+    (11, "Softmax", {}, np.exp(X) / np.exp(X).sum((1, 2), keepdims=True)),
+    (11, "LogSoftmax", {"axis": 2}, X - np.log(np.exp(X).sum(-1, keepdims=True))),
+    (11, "Flatten", {"axis": -1}, X.reshape(6, 4)),
+    (7, "Dropout", {"ratio": 0.5}, X),
+]
+
+
+@pytest.mark.parametrize(("opset", "operator", "attributes", "wanted"), OLDER, ids=lambda value: str(value)[:30])
+def test_older_versions_of_operators(opset: int, operator: str, attributes: dict[str, Any], wanted: Any) -> None:
+    outputs = ["y", "places"] if operator == "TopK" else ["y"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(operator, ["x"], outputs, **attributes)],
+        "older",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, X.shape)],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, wanted.shape)],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    onnx.checker.check_model(model, full_check=True)
+    (found,) = LstmEngineBackend.prepare(model).run([X])
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("attributes", "said"),
     [

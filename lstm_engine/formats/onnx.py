@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -401,8 +402,11 @@ class _Reader:
         damaged = self.problems.damaged
         inputs = [value.name for value in graph.input]
         made = {name for node in graph.node for name in node.output if name}
-        for name in sorted({name for name in inputs if inputs.count(name) > 1} if len(inputs) < 1000 else ()):
-            damaged.append(f"input {name!r}: expected a name of its own, found it twice")
+        damaged += [
+            f"input {name!r}: expected a name of its own, found it {count} times"
+            for name, count in Counter(inputs).items()
+            if count > 1
+        ]
         damaged += [f"value {name!r}: is both made by a node and given" for name in sorted(made & {*inputs, *arrays})]
         known = made | {*inputs, *arrays}
         missing = {name for node in nodes for name in node.inputs if name} | {value.name for value in graph.output}

@@ -242,19 +242,23 @@ class Program:
         """
         values = list(self._values)
         values[: len(inputs)] = inputs
-        held = 0
-        with np.errstate(all="ignore"):
-            for step in self.steps:
-                given = [None if place is None else values[place] for place in step.inputs]
-                with self._naming(step.site, ShapeError):
+        held, step = 0, None
+        try:
+            with np.errstate(all="ignore"):
+                for step in self.steps:
+                    given = [None if place is None else values[place] for place in step.inputs]
                     results = _as_outputs(step.compute(Call(step.site, self.room - held), *given))
-                for place, result in zip(step.outputs, results, strict=False):
-                    if place is not None and result is not None:
-                        values[place] = result
-                        held += result.nbytes
-                for place in step.release:
-                    held -= 0 if (value := values[place]) is None or place < len(inputs) else value.nbytes
-                    values[place] = None
+                    for place, result in zip(step.outputs, results, strict=False):
+                        if place is not None and result is not None:
+                            values[place] = result
+                            held += result.nbytes
+                    for place in step.release:
+                        held -= 0 if (value := values[place]) is None or place < len(inputs) else value.nbytes
+                        values[place] = None
+        except Exception as error:
+            if step is not None:
+                self._naming(step.site, ShapeError).__exit__(type(error), error, None)
+            raise
         return [value for place in self.outputs if (value := values[place]) is not None]
 
 

@@ -118,7 +118,9 @@ def _cumsum(call: Call, x: Array, given: Array) -> Any:
 
 @operator("TopK", inputs=(1, 2), outputs=2, axis=-1, largest=1, sorted=1, k=int)
 def _top_k(call: Call, x: Array, given: Array | None = None) -> tuple[Array, Array]:
-    (count,) = listed(call, "k", given, 10) or [call["k"]] if call.opset >= 10 else [call["k"]]
+    count = call["k"]
+    if call.opset >= 10:
+        count = None if given is None else int(given.reshape(()).item())
     axis = normalize_axis_index(call["axis"], x.ndim)
     if count is None or not 0 <= count <= x.shape[axis]:
         raise ShapeError(f"expected k from 0 to {x.shape[axis]}, found {count}")
