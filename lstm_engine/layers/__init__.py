@@ -5,10 +5,13 @@ base               what every layer is; tensors and masks
 numerics           where the arithmetic is done, for each compute type
 functions          activations of layers
 core               Dense, Embedding, Masking, Activate, PReLU, Identity
-shaping            Flatten, Reshape, Permute, RepeatVector, LastStep
-normalization      BatchNormalization, LayerNormalization
-merging            Concatenate, Merge: Add, Subtract, Multiply, Average, Maximum, Minimum
-pooling            GlobalAveragePooling1D, GlobalMaxPooling1D
+shaping            Flatten, Reshape, Permute, RepeatVector, Cropping1D, ZeroPadding1D, UpSampling1D, LastStep
+normalization      BatchNormalization, LayerNormalization, Normalization, Rescaling, UnitNormalization
+merging            Concatenate, Dot, Merge: Add, Subtract, Multiply, Average, Maximum, Minimum
+windows            where the windows of convolution and pooling lie
+convolution        Conv1D, DepthwiseConv1D, SeparableConv1D
+pooling            MaxPooling1D, AveragePooling1D, GlobalAveragePooling1D, GlobalMaxPooling1D
+attention          Attention, AdditiveAttention, MultiHeadAttention
 recurrence         the contract of cells that are run over time; chains of them
 lstm_cells         LSTM cells: the packed core
 gru, simple_rnn    GRU and simple recurrent cells, a loop in NumPy
@@ -19,6 +22,7 @@ graph              how layers are connected, and how a graph runs
 keras_config       what a Keras config says, option by option
 keras_activations  what Keras means by the name of an activation, version by version
 keras_layers       from a Keras config to a layer: a new Keras layer is added here
+keras_feedforward  the same for convolution, pooling, attention and their kin
 keras_recurrent    the same for recurrent layers and their cells
 keras_lstm         an LSTM alone out of a Keras file or layer
 =================  ===============================================================================
