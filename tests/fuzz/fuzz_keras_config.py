@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import json
 
-from fuzzing import atheris, fuzz, mutated_json
+from fuzzing import atheris, fixtures, fuzz, mutated_json
 from fuzzing import keras_support as made
 
 with atheris.instrument_imports(include=["lstm_engine"]):
     from lstm_engine.builder import build_model
+    from lstm_engine.errors import LstmEngineError
     from lstm_engine.formats.keras_zip import read_keras_archive
 
-SOURCES = [
-    made.members_of(made.recorded(writer)[name])
-    for writer, name in made.model_files("keras-3.15.1", "tf_keras-2.21.0", "keras-2.12.0")
-    if name.endswith(".keras")
-]
+
+def sources() -> list[dict[str, bytes]]:
+    """Return the members of the recorded archives that load."""
+    found = []
+    for archive in fixtures("*.keras", 1 << 16):
+        try:
+            read_keras_archive(archive, "recorded.keras")
+        except LstmEngineError:
+            continue  # one of the hostile ones
+        found.append(made.members_of(archive))
+    return found[:: len(found) // 256 + 1]
+
+
+SOURCES = sources()
 CONFIGS = [json.loads(members["config.json"]) for members in SOURCES]
 
 
