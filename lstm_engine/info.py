@@ -194,9 +194,11 @@ _LOADERS: Final = {
 
 
 def _torch_lines(path: str) -> list[str]:
-    from .formats.torch_lstm import describe_torch_file
+    from .formats.tensor_file import read_tensors
+    from .formats.torch_modules import find_modules
 
-    modules = describe_torch_file(path)
+    file = read_tensors(path)
+    modules = find_modules(file)
     shapes = [shape for module in modules for shape in module.shapes.values()]
     parameters = sum(math.prod(shape) for shape in shapes if shape is not None)
     lines = [f"{len(shapes)} tensors, {parameters:,} parameters, in {len(modules)} modules"]
@@ -208,14 +210,17 @@ def _torch_lines(path: str) -> list[str]:
             "The file has weights and no architecture: put the layers together as the model's forward() does,",
             "for instance le.Sequential([lstm, le.LastStep(), head]).",
         ]
-    return lines
+    lines += ["", "tensors:", *(f"    {array_report('array', name, array)}" for name, array in file.tensors.items())]
+    return [*lines, *(f"    array: {name} cannot be read: {reason}" for name, reason in file.unsupported.items())]
 
 
 def _module_lines(path: str, module: TorchModule) -> list[str]:
     lines = [module.describe()]
     lines += [f"    {loader}({path!r}, {module.name!r})" for loader in _LOADERS.get(module.kind, ())]
-    shown = {short: "cannot be read" if shape is None else shape for short, shape in module.shapes.items()}
-    return [*lines, *(f"    {module.tensor(short)}: {what}" for short, what in shown.items())]
+    if module.kind not in _LOADERS:
+        shown = {short: "cannot be read" if shape is None else shape for short, shape in module.shapes.items()}
+        lines += [f"    {module.tensor(short)}: {what}" for short, what in shown.items()]
+    return lines
 
 
 #: What is shown of a file, by its kind.

@@ -106,6 +106,11 @@ def test_a_model_made_by_hand_has_a_report() -> None:
 # --- info -------------------------------------------------------------------------------------------------------------
 
 
+def test_info_of_weights_alone_lists_them() -> None:
+    lines = describe_file(str(CHARACTERS.with_name("sunspots_lstm.pt")))
+    assert "    array: lstm.weight_ih_l0 (128, 1) float32" in lines
+
+
 def test_info_has_the_report() -> None:
     lines = describe_file(str(CHARACTERS))
     assert "    kernel: layers/dense/vars/0 (128, 60) float32" in lines

@@ -18,7 +18,6 @@ import numpy as np
 from lstm_engine.activations import Activation
 from lstm_engine.description import Call, LayerDescription, ModelDescription, TensorRef
 from lstm_engine.errors import FormatError, LstmEngineError, UnsupportedModelError
-from lstm_engine.formats.limits import nonfinite_allowed
 from lstm_engine.lstm import LSTM
 from lstm_engine.weights import CellWeights, LSTMWeights
 
@@ -314,8 +313,7 @@ def _made_lstm(description: LayerDescription, options: Mapping[str, Any]) -> LST
     cells = _made_cells(description.inner, (CellWeights,))
     own = {"merge_mode": config.get("merge_mode", "concat"), "zero_masked": config.get("zero_masked", False)}
     weights = LSTMWeights(cells, config.get("direction", "forward"))
-    if not nonfinite_allowed():
-        weights.check_finite("lstm")
+    weights.check_finite("lstm")
     return LSTM(weights, **{**own, **options})
 
 
