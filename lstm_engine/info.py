@@ -196,9 +196,10 @@ _LOADERS: Final = {
 def _torch_lines(path: str) -> list[str]:
     from .formats.tensor_file import read_tensors
     from .formats.torch_modules import find_modules
+    from .formats.torch_weight_norm import fold_weight_norm
 
     file = read_tensors(path)
-    modules = find_modules(file)
+    modules = find_modules(fold_weight_norm(file))
     shapes = [shape for module in modules for shape in module.shapes.values()]
     parameters = sum(math.prod(shape) for shape in shapes if shape is not None)
     lines = [f"{len(shapes)} tensors, {parameters:,} parameters, in {len(modules)} modules"]

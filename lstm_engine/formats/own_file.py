@@ -158,8 +158,7 @@ def read_own(path: str | os.PathLike[str]) -> OwnFile:
     architecture = replace(architecture, source=subject)
     if isinstance(architecture, ModelDescription):
         names = {id(array): name for name, array in tensors.items()}
-        layers = tuple(_with_sources(layer, names) for layer in architecture.layers)
-        architecture = replace(architecture, layers=layers, saved_by=f"{writer}, format {version}")
+        architecture = replace(_located(architecture, names), saved_by=f"{writer}, format {version}")
     return OwnFile(
         architecture=architecture,
         compute_type=metadata.get("compute_type", "float32"),
@@ -170,12 +169,17 @@ def read_own(path: str | os.PathLike[str]) -> OwnFile:
     )
 
 
+def _located(model: ModelDescription, names: Mapping[int, str]) -> ModelDescription:
+    """Return a model whose layers know under which names the file has their weights."""
+    return replace(model, layers=tuple(_with_sources(layer, names) for layer in model.layers))
+
+
 def _with_sources(layer: LayerDescription, names: Mapping[int, str]) -> LayerDescription:
-    """Return a layer that knows under which names the file has its weights."""
     return replace(
         layer,
         sources={short: names[id(array)] for short, array in layer.weights.items()},
         inner={role: _with_sources(inner, names) for role, inner in layer.inner.items()},
+        model=None if layer.model is None else _located(layer.model, names),
     )
 
 
