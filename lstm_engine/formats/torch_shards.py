@@ -13,7 +13,7 @@ from typing import Any
 from lstm_engine.errors import FormatError, UnsafeFileError, raise_together
 
 from .json_text import parse_json
-from .limits import current_limits
+from .limits import WAY_OUT, current_limits
 
 __all__ = ["read_index", "read_shards"]
 
@@ -43,6 +43,9 @@ def read_index(path: Path, subject: str) -> dict[str, set[str]] | None:
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict):
         return None
+    most = current_limits().tensors
+    if len(places) > most:
+        raise FormatError(f"{subject}: there are more than {most:,} tensors; {WAY_OUT.format('tensors')}")
     shards: dict[str, set[str]] = {}
     for tensor, shard in places.items():
         if not isinstance(shard, str):

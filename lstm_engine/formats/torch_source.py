@@ -46,14 +46,15 @@ class FoundModule:
 
     def shape_problems(self, expected: Mapping[str, tuple[int, ...]]) -> list[str]:
         """Name the tensors that are missing or of another shape."""
-        found = self.module.shapes
-        return [
-            f"{self.full(short)}: expected shape {shape}, found {found[short]}"
-            if short in found
-            else f"{self.full(short)}: missing{self._wanted(shape)}{self._computed(short)}"
-            for short, shape in expected.items()
-            if found.get(short) != shape
-        ]
+        problems: list[str] = []
+        for short, shape in expected.items():
+            if short not in self.module.shapes:
+                # The way out is looked for among all names, so not for each of ten thousand.
+                hint = self._computed(short) if len(problems) < 20 else ""
+                problems.append(f"{self.full(short)}: missing{self._wanted(shape)}{hint}")
+            elif self.module.shapes[short] != shape:
+                problems.append(f"{self.full(short)}: expected shape {shape}, found {self.module.shapes[short]}")
+        return problems
 
     @staticmethod
     def _wanted(shape: tuple[int, ...]) -> str:

@@ -8,6 +8,7 @@ the weight is ``v * (g / norm(v))``, the norm taken over every axis that g does 
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from typing import Any
 
 import numpy as np
@@ -33,15 +34,16 @@ def fold_weight_norm(file: TensorFile) -> TensorFile:
         normalisation, or that another parametrization has a part in, is left as it is.
     """
     pairs = {}
-    others = {name.rpartition(".")[0] for name in file.tensors if not name.endswith((".original0", ".original1"))}
+    names = sorted([*file.tensors, *file.unsupported])
     for name in file.tensors:
         if name.endswith("_v") and name.rpartition(".")[2] != "_v":
             pairs[name] = (name[:-1] + "g", name[:-2])
         elif name.endswith(".original1"):
             owner = name.removesuffix(".original1")
             module, _, weight = owner.rpartition(".")
-            chained = any(other == owner or other.startswith(owner + ".") for other in others)
-            if not chained and (module == "parametrizations" or module.endswith(".parametrizations")):
+            # All names that begin with "OWNER.", which sort in front of "OWNER/": more than the two is another part.
+            below = bisect_left(names, owner + "/") - bisect_left(names, owner + ".")
+            if below == 2 and (module == "parametrizations" or module.endswith(".parametrizations")):
                 pairs[name] = (owner + ".original0", module.removesuffix("parametrizations") + weight)
     tensors = dict(file.tensors)
     for direction, (magnitude, weight) in pairs.items():

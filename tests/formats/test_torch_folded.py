@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,17 @@ def test_what_is_no_weight_normalisation_is_left_alone() -> None:
     assert len(folded(**more)) == 3
     assert len(folded(**{**names, "fc__parametrizations__weight__scale": one})) == 3
     assert len(folded(weight__original0=one, weight__original1=two)) == 2
+
+
+def test_many_names_take_no_long_time() -> None:
+    one = np.ones((1, 1), np.float32)
+    names = [f"a{place}.parametrizations.w.original{part}" for place in range(30_000) for part in (0, 1)]
+    began = time.perf_counter()
+    assert len(fold_weight_norm(TensorFile("x", "mapping", dict.fromkeys(names, one))).tensors) == 30_000
+    missing = {f"weight_ih_l{place}": np.ones((4, 1)) for place in range(9_000)}
+    with pytest.raises(FormatError, match="weight_hh_l8999: missing"):
+        lstm_weights_from_torch(missing)
+    assert time.perf_counter() - began < 5.0
 
 
 def test_a_norm_of_zero_is_a_weight_that_is_not_finite() -> None:
@@ -200,6 +212,13 @@ def test_a_tensor_named_twice(folder: Path) -> None:
 def test_an_index_of_an_index(folder: Path) -> None:
     path = damaged(folder, lambda places: places.update(dict.fromkeys(places, SAFE)))
     with pytest.raises(FormatError, match=r"expected a file of torch\.save or a safetensors file, found a JSON text"):
+        read_tensors(path)
+
+
+def test_an_index_of_too_many_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {str(place): "x" for place in range((1 << 16) + 1)}}))
+    with pytest.raises(FormatError, match=r"more than 65,536 tensors; .*le\.Limits\(tensors=\.\.\.\)"):
         read_tensors(path)
 
 
