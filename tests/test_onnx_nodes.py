@@ -166,6 +166,22 @@ def test_recurrent_nodes_of_every_opset(operator: str, opset: int) -> None:
         np.testing.assert_allclose(array, reference, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-14), (np.float16, 2e-3)])
+@pytest.mark.parametrize("operator", ["LSTM", "GRU", "RNN"])
+def test_recurrent_nodes_of_other_float_types(operator: str, dtype: Any, tolerance: float) -> None:
+    attributes = {"direction": "bidirectional", "layout": 1}
+    model, inputs, values = onnx_oracle.recurrent_model(operator, attributes, (4, 3, 2, 5), {"B"}, True, 3)
+    for tensor in model.graph.initializer:
+        converted = onnx.numpy_helper.to_array(tensor).astype(dtype)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(converted, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    found = LstmEngineBackend.prepare(model).run([x.astype(dtype) for x in inputs])
+    for array, reference in zip(found, onnx_oracle.run(operator, attributes, values), strict=True):
+        assert array.dtype == dtype
+        np.testing.assert_allclose(array, reference, rtol=0, atol=tolerance)
+
+
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 8
 
 #: What older versions of operators say by attributes: opset, operator, attributes, what comes out for X.

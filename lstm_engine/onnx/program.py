@@ -163,6 +163,7 @@ class Program:
         # Room for constants, and for the work on them: honest graphs shape a few weights, once.
         room = current_limits().of_tensors(self.graph.file_bytes)
         work = 8 * room
+        room -= sum(array.nbytes for array in self.graph.initializers.values())
         waiting = []
         for site in sites:
             node = site.node
@@ -172,11 +173,11 @@ class Program:
                 continue
             known = OPERATORS[node.operator]
             size = sum(array.nbytes for array in inputs if array is not None) + 100
-            work -= int(size**1.5) if known.heavy else size
-            if work < 0:
-                work = 0
+            cost = int(size**1.5) if known.heavy else size
+            if cost > work:
                 waiting.append(site)
                 continue
+            work -= cost
             with self._naming(site, FormatError), np.errstate(all="ignore"):
                 results = _as_outputs(known.compute(Call(site, min(room, self.room)), *inputs))
             for name, result in zip(node.outputs, results, strict=False):
