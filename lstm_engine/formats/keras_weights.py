@@ -138,6 +138,11 @@ def _every_layer(layers: Iterable[KerasLayer]) -> Iterator[KerasLayer]:
                 yield from _every_layer(part.model.saved)
 
 
+def _has_weights(layers: Iterable[KerasLayer]) -> bool:
+    """Return whether any of the layers, or of all within them, has weights."""
+    return any(_own_weights(part) for layer in _every_layer(layers) for part in layer.walk())
+
+
 def check_shapes(layers: Iterable[KerasLayer], problems: Problems) -> None:
     """Note every weight whose shape or dtype is not what the configuration says.
 
@@ -213,7 +218,7 @@ def group_names(layers: Iterable[KerasLayer], *, counts: str = "all") -> dict[st
         base = _snake_case(layer.saved_class or layer.class_name)
         number = used.get(base, 0)
         names[layer.name] = f"{base}_{number}" if number else base
-        used[base] = number + (2 if counts == "twice" and any(_own_weights(part) for part in layer.walk()) else 1)
+        used[base] = number + (2 if counts == "twice" and _has_weights([layer]) else 1)
         wrapped.update((part.class_name, part.name) for part in layer.walk() if part is not layer)
     return names
 
@@ -236,7 +241,7 @@ def read_archive_weights(
     """
     container = next((name for name in CONTAINERS if name in root), None)
     if container is None:
-        if any(_own_weights(part) for layer in _every_layer(layers) for part in layer.walk()):
+        if _has_weights(layers):
             problems.damaged.append("expected a group 'layers' with the weights, found none")
         return
     rules = ("unvisited", "all") if version.startswith(("1.", "2.")) else ("all", "unvisited")
