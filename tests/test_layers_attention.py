@@ -276,6 +276,11 @@ def test_options_that_are_not_implemented_are_named(config: Any, named: str) -> 
         heads(**config)
 
 
+def test_a_window_of_nothing_is_refused() -> None:
+    with pytest.raises(FormatError, match="expected sliding_window to be a positive whole number, found 0"):
+        heads(sliding_window=0)
+
+
 def test_a_score_mode_that_is_not_known_is_named() -> None:
     with pytest.raises(UnsupportedModelError, match="score_mode='cosine'"):
         attend("Attention", score_mode="cosine")

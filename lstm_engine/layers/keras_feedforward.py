@@ -239,7 +239,9 @@ def _multi_head_attention(config: KerasConfig) -> Layer:
     axes = config.layer.config.get("attention_axes")
     if axes not in (None, 1, [1]):
         config.unsupported("attention_axes", axes, "the time axis, [1]")
-    window = config.layer.config.get("sliding_window")
+    window = None if config.layer.config.get("sliding_window") is None else config.integer("sliding_window", 1)
+    if window is not None and window < 1:
+        config.damaged("sliding_window", window, "a positive whole number")
     use_bias = config.flag("use_bias", True)
     kernels: dict[str, Array] = {}
     biases: dict[str, Array] = {}
@@ -261,7 +263,7 @@ def _multi_head_attention(config: KerasConfig) -> Layer:
         kernels,
         biases,
         arguments=_arguments(config),
-        window=None if window is None else config.integer("sliding_window", 1),
+        window=window,
         fused=fused,
         zeroes=version >= (3, 10) and not fused,
         causal=causal,
