@@ -80,3 +80,28 @@ def test_keras(keras_directory: Path) -> None:
 def test_torch(tmp_path: Path) -> None:
     build("build_torch.py", tmp_path, ["--count", "150", "--seed", str(SEED)])
     assert_all_agree(tmp_path, f"torch {manifest(tmp_path)['version']}")
+
+
+LIVE_LAYERS = """
+import keras, numpy as np
+import lstm_engine as le
+random = np.random.default_rng({seed})
+for wrap in (False, True):
+    layer = keras.layers.LSTM(5, return_sequences=True, recurrent_activation="hard_sigmoid")
+    layer = keras.layers.Bidirectional(layer, merge_mode="concat") if wrap else layer
+    x = random.standard_normal((3, 7, 4)).astype(np.float32)
+    layer(x)
+    layer.set_weights([random.standard_normal(array.shape) / 2 for array in layer.get_weights()])
+    theirs = keras.ops.convert_to_numpy(layer(x))
+    ours, _ = le.LSTM.from_keras(layer)(x)
+    assert ours.shape == theirs.shape == (3, 7, 10 if wrap else 5)
+    assert np.abs(ours - theirs).max() < 2e-6
+    print("agrees")
+"""
+
+
+def test_keras_layers_that_live() -> None:
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
+    program = LIVE_LAYERS.format(seed=SEED)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["agrees", "agrees"], done.stderr[-2000:]
