@@ -339,10 +339,10 @@ def test_bombs_are_refused(case: str) -> None:
 @pytest.mark.timing
 def test_the_longest_pickle_that_is_read_takes_seconds() -> None:
     body = _repeated(b"q\x00", LIMITS.pickle_opcodes)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(FormatError, match=r"opcodes; .* raise limits=le\.Limits\(pickle_opcodes=\.\.\.\)"):
         read(body)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_sharing_is_kept_and_not_unfolded() -> None:
