@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import build_keras_generations
 import h5py
 import keras_support as made
 import numpy as np
@@ -256,6 +257,30 @@ def test_kernels_of_gates_that_do_not_fit_together_are_refused(tmp_path: Path) -
         group[name] = np.zeros((4, 6), np.float32)
     with pytest.raises(FormatError, match=r"layer 'lstm_1' \(LSTM\): kernel: expected shape \(features, 20\), found"):
         le.load(path)
+
+
+def test_the_gates_of_a_gru_of_keras_1_stand_in_their_places(tmp_path: Path) -> None:
+    """No framework at hand reads such a file; the equations of Keras 1 say what has to come out."""
+    random, path = np.random.default_rng(0), tmp_path / "gru.h5"
+    gates = build_keras_generations._by_gates(random, "g", "zrh", 4, 3)
+    gru = build_keras_generations._keras_1_rnn("GRU", "g", 3, 4, batch_input_shape=[None, 5, 4])
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": [gru]})
+        file.create_group("model_weights").attrs["layer_names"] = [b"g"]
+        group = file["model_weights"].create_group("g")
+        group.attrs["weight_names"] = [name.encode() for name, _ in gates]
+        for name, array in gates:
+            group[name] = array
+    weights = {name.removeprefix("g_"): array.astype(np.float64) for name, array in gates}
+    x, h = random.standard_normal((2, 5, 4)).astype(np.float32), np.zeros((2, 3))
+    for step in x.swapaxes(0, 1).astype(np.float64):
+        z, r = (
+            np.clip(0.2 * (step @ weights[f"W_{gate}"] + h @ weights[f"U_{gate}"] + weights[f"b_{gate}"]) + 0.5, 0, 1)
+            for gate in "zr"
+        )
+        candidate = np.tanh(step @ weights["W_h"] + (r * h) @ weights["U_h"] + weights["b_h"])
+        h = z * h + (1 - z) * candidate
+    np.testing.assert_allclose(le.load(path)(x), h, rtol=1e-5, atol=1e-6)
 
 
 def test_npz_weights_of_keras_3_are_told_from_arrays(tmp_path: Path) -> None:
