@@ -185,7 +185,7 @@ def test_a_large_configuration_is_refused_before_it_is_unpacked() -> None:
         ({"config.json": b"[" * 5000 + b"]" * 5000}, UnsafeFileError, "nested at most 128 deep"),
         ({"model.weights.h5": None}, FormatError, "expected a .keras archive with config.json and model.weights.h5"),
         ({"model.weights.h5": b""}, FormatError, "model.weights.h5: expected an HDF5 file"),
-        ({"model.weights.h5": None, "model.weights.npz": b""}, UnsafeFileError, "npz, which holds pickled objects"),
+        ({"model.weights.h5": None, "model.weights.npz": b""}, FormatError, "npz: the zip archive is truncated"),
         ({"model.weights.h5": None, "model.weights.json": b"{}"}, UnsupportedModelError, "are in model.weights.json"),
     ],
 )
@@ -309,7 +309,7 @@ def test_a_file_of_weights_alone_says_what_to_do() -> None:
             file.attrs[key] = value
 
     for data in (changed(LEGACY, weights_only), made.members_of(ARCHIVE)["model.weights.h5"]):
-        with pytest.raises(UnsupportedModelError, match=r"found weights alone .*load_weights.*model\.save"):
+        with pytest.raises(UnsupportedModelError, match=r"found weights alone .*config='model\.json'.*model\.save"):
             made.read(data, "m.h5")
 
 
