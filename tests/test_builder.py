@@ -200,7 +200,7 @@ def test_all_problems_are_told_together() -> None:
     description = model(
         input_layer("x", None, FEATURES),
         lstm("first", "x", features=FEATURES, units=UNITS, time_major=True, activation="softmax"),
-        layer("conv", "Conv1D", "first"),
+        layer("conv", "ConvLSTM1D", "first"),
         dense("last", "conv", features=UNITS, units=2, activation="sparsemax"),
     )
     with pytest.raises(UnsupportedModelError) as caught:
@@ -210,7 +210,7 @@ def test_all_problems_are_told_together() -> None:
     for part in (
         "'first' (LSTM): time_major=True",
         "'first' (LSTM): activation='softmax'",
-        "'conv' (Conv1D) is not supported",
+        "'conv' (ConvLSTM1D) is not supported",
         "'last' (Dense): activation='sparsemax'",
     ):
         assert part in message

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def outcomes() -> dict[str, dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "guarded.py", "corpus", *files],
         cwd=HERE,
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
         capture_output=True,
         text=True,
         timeout=300,

@@ -8,6 +8,7 @@ files; the tests marked slow try all of them, and every sixteenth in the files t
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -35,6 +36,7 @@ def check(files: list[Path], seed: int, step: int) -> None:
     done = subprocess.run(
         [sys.executable, "guarded.py", "damage", str(seed), str(step), *map(str, files)],
         cwd=HERE,
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
         capture_output=True,
         text=True,
         timeout=3600,
