@@ -356,6 +356,38 @@ def test_layout_of_the_input_does_not_matter(engine: Engine, case: Case) -> None
 
 
 @every_engine
+@pytest.mark.parametrize("start", [0.0, -0.0, np.nan, np.inf, 1.0])
+@examples(20)
+@given(case=cases(least_batch=1))
+def test_no_state_is_the_zero_state(engine: Engine, start: float, case: Case) -> None:
+    """Whatever arrives at the first step."""
+    lstm = engine.build(case.weights)
+    x = case.x.copy()
+    x[:, :1] = start
+    x[:1, :1] *= case.x[:1, :1]
+    rows = lstm.num_layers * lstm.num_directions
+    zeros = (
+        np.zeros((rows, len(x), lstm.output_size), np.float32),
+        np.zeros((rows, len(x), lstm.hidden_size), np.float32),
+    )
+    keywords = {**case.keywords, "state": None}
+    assert_same_results(lstm(x, **keywords), lstm(x, **{**keywords, "state": zeros}))
+
+
+@every_engine
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_recurrent_weight_that_is_not_finite_is_seen_from_the_first_step(engine: Engine, value: float) -> None:
+    case = Case(Options(3, 5), seed=5, batch=2, time=3)
+    cell = case.weights.cells[0][0]
+    recurrent = cell.recurrent_kernel.copy()
+    recurrent[2, 7] = value
+    weights = replace(case.weights, cells=((replace(cell, recurrent_kernel=recurrent),),))
+    y, _ = engine.build(weights)(case.x)
+    assert np.isnan(y[:, 0, 2]).all()
+    assert np.isfinite(y[:, 0, [0, 1, 3, 4]]).all()
+
+
+@every_engine
 def test_out_that_overlaps_the_input(engine: Engine) -> None:
     case = Case(Options(7, 7), seed=21, batch=3, time=5)
     lstm = engine.build(case.weights)
