@@ -1,65 +1,23 @@
 """``lstm-engine convert`` and ``lstm-engine verify``."""
 
+# ruff: noqa: F811 (fixtures are imported, and then named as arguments)
+
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_support import TWO_INPUTS, Run, contexts, recorded, refused, run  # noqa: F401
 
 import lstm_engine as le
-from lstm_engine import cli
 from lstm_engine.demo import DATA
 from lstm_engine.formats.mapped_tensors import map_tensors, write_tensors
 
 ROOT = Path(__file__).parents[1]
-TWO_INPUTS = Path(__file__).parent / "cli_models/two_inputs.keras"
 LEGACY = Path(__file__).parent / "fixtures/keras/keras_chain_1998_1.h5"
 CHARACTERS = DATA / "char_lstm.keras"
 SUNSPOTS = DATA / "sunspots_lstm.pt"
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the tool; returns its status and what it printed on standard output and standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stopped:  # argparse
-            status = int(stopped.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
-
-
-@pytest.fixture
-def recorded() -> dict[str, np.ndarray]:
-    with np.load(TWO_INPUTS.with_suffix(".npz"), allow_pickle=False) as archive:
-        return dict(archive)
-
-
-@pytest.fixture
-def contexts(tmp_path: Path) -> Path:
-    """Inputs of the character model, (10, 40, 60)."""
-    with np.load(DATA / "char_recorded.npz", allow_pickle=False) as archive:
-        np.save(tmp_path / "x.npy", np.eye(60, dtype=np.float32)[archive["contexts"][:10]])
-    return tmp_path / "x.npy"
-
-
-def refused(result: tuple[int, str, str], *phrases: str) -> None:
-    """Assert that the tool failed with one message that has all ``phrases``, and printed nothing else."""
-    status, out, err = result
-    assert (status, out) == (2, "")
-    assert err.startswith("lstm-engine: ")
-    assert "Traceback" not in err
-    for phrase in phrases:
-        assert phrase in err
-
 
 # --- convert ----------------------------------------------------------------------------------------------------------
 
