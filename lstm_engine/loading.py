@@ -112,7 +112,7 @@ def _load(
 
         return build_onnx_model(read_onnx(path), compute_type=compute_type, num_threads=num_threads, backend=backend)
     raise FormatError(
-        f"{subject}: expected a Keras model (.keras or .h5), an ONNX model, or a .safetensors file that model.save wrote, "
+        f"{subject}: expected a Keras model (.keras or .h5), an ONNX model, or a .safetensors file of model.save, "
         f"found {found.phrase}; export the model again, as one of these"
     )
 
