@@ -176,7 +176,11 @@ class FeedforwardThemes:
         return [self.recurrent(sequences=True)(x), self.make("GlobalAveragePooling1D")(x)]
 
     def dotted(self) -> Any:
-        """Products of sequences and of vectors."""
+        """Products of sequences and of vectors.
+
+        A product of two vectors may cancel out to next to nothing, which says nothing of how well it was computed: it
+        is looked at beside the vectors.
+        """
         features = self.size(2, 5)
         first, second = self.steps(self.size(2, 5), features), self.steps(4, features, masked=self.chance(0.4))
         match self.one_of(("features", "time", "vectors", "mixed")):
@@ -188,10 +192,12 @@ class FeedforwardThemes:
             case "vectors":
                 units = self.size(2, 5)
                 pair = [self.lstm(sequences=False, units=units)(one) for one in (first, second)]
-                return self.make("Dot", axes=1, normalize=self.chance(0.5))(pair)
+                product = self.make("Dot", axes=1, normalize=self.chance(0.5))(pair)
+                return self.make("Concatenate")([product, *pair])
             case _:
                 vector = self.lstm(sequences=False, units=features)(first)
-                return self.make("Dot", axes=(1, 2))([vector, second])
+                product = self.make("Dot", axes=(1, 2))([vector, second])
+                return self.make("Concatenate")([product, vector])
 
     def merged(self) -> Any:
         """Two sequences, masked or not, merged in every way, and what a recurrent layer sees of the masks."""
