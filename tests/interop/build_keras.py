@@ -63,6 +63,7 @@ class Builder(FeedforwardThemes, RecurrentThemes):
         self.keras = keras
         self.layers = keras.layers
         self.random = np.random.default_rng(seed)
+        self.number = seed[-1]
         self.dtype = dtype
         self.is_keras_2 = is_keras_2(keras)
         self.inputs: list[np.ndarray] = []
@@ -192,7 +193,9 @@ class Builder(FeedforwardThemes, RecurrentThemes):
         ]  # fmt: skip
         if not self.is_keras_2 or self.chance(0.5):
             kinds.append(("AlphaDropout", {"rate": 0.2}))
-        kind, keywords = self.one_of(kinds)
+        # Few models have one at all, so that chance alone might leave a kind out: they take turns as well.
+        drawn = int(self.random.integers(len(kinds)))
+        kind, keywords = kinds[(drawn + self.number) % len(kinds)]
         return self.make(kind, **keywords)
 
     def pointwise(self) -> Any:
