@@ -101,7 +101,8 @@ class Call:
 
     def allow(self, shape: Sequence[int], dtype: Any) -> None:
         """Raise ShapeError unless there is room for a value, before it is made."""
-        size = math.prod(shape) * np.dtype(dtype).itemsize
+        # A size of 0 must not hide the others: what is made of the value next may be without it.
+        size = math.prod(axis or 1 for axis in shape) * np.dtype(dtype).itemsize
         if size > self.room or any(axis < 0 for axis in shape):
             raise ShapeError(
                 f"expected results of at most {self.room:,} bytes, found shape {tuple(shape)} of {np.dtype(dtype)}; "

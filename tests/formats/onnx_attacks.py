@@ -332,6 +332,19 @@ def one_hot_bomb() -> ModelProto:
     return bomb("OneHot", ["i", "d", "v"], *arrays)
 
 
+@attack(FormatError, "(OneHot): expected results of at most")
+def one_hot_of_nothing_bomb() -> ModelProto:
+    arrays = [constant("i", np.zeros((2, 0), np.int64)), constant("d", HUGE), constant("v", [0.0, 1.0], np.float32)]
+    return bomb("OneHot", ["i", "d", "v"], *arrays)
+
+
+@attack(FormatError, "expected a shape that memory can hold")
+def shape_behind_a_zero_bomb() -> ModelProto:
+    array = constant("a", np.zeros((0, 1)), np.float32)
+    array.dims[1] = HUGE
+    return bomb("ReduceMax", ["a"], array, axes=[0])
+
+
 @attack(FormatError, "(Gather): expected results of at most")
 def gather_bomb() -> ModelProto:
     arrays = [constant("a", np.ones((1, 10_000)), np.float32), constant("i", np.zeros(10_000, np.int64))]

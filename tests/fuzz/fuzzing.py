@@ -78,10 +78,12 @@ def fuzz(
         for number, seed in enumerate([*seeds, *_corpus(Path(sys.argv[0]).stem)]):
             Path(directory, f"seed_{number:04d}").write_bytes(seed)
         given = sys.argv[1:]
-        # The first directory is where new inputs are kept; without one they are lost.
-        kept = [] if any(not argument.startswith("-") for argument in given) else [tempfile.mkdtemp(prefix="fuzz_")]
+        # The first directory is where new inputs are kept; without one they are lost. A file is run alone.
+        named = [argument for argument in given if not argument.startswith("-")]
+        kept = [] if named else [tempfile.mkdtemp(prefix="fuzz_")]
+        kept += [] if any(Path(name).is_file() for name in named) else [directory]
         own = {} if mutate is None else {"custom_mutator": mutate}
-        atheris.Setup([sys.argv[0], *_DEFAULTS, *given, *kept, directory], once, **own)
+        atheris.Setup([sys.argv[0], *_DEFAULTS, *given, *kept], once, **own)
         atheris.Fuzz()
 
 
