@@ -24,7 +24,15 @@ class Stream:
 
     @property
     def state(self) -> Any:
-        """``(h, c)`` of an LSTM's stream; of a model's, such a pair for each LSTM layer by name."""
+        """The state as named arrays: ``(h, c)`` of an LSTM's stream; of a model's, a tuple for each layer by name."""
 
     @state.setter
     def state(self, value: Any) -> None: ...
+    def snapshot(self) -> bytes:
+        """Return the state as bytes."""
+
+    def restore(self, snapshot: bytes | bytearray | memoryview) -> None:
+        """Set the state to that of a snapshot of the same model; nothing changes if it does not fit."""
+
+    def fork(self) -> Stream:
+        """Return another stream of the same model in the same state."""

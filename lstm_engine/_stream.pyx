@@ -30,6 +30,7 @@ import numpy as np
 from lstm_engine import _core
 from lstm_engine.arrays import as_float_array
 from lstm_engine.errors import ShapeError, StateError
+from lstm_engine.stream_state import named_state, part_names
 
 cnp.import_array()
 
@@ -220,6 +221,7 @@ cdef class Stream:
     cdef cnp.npy_intp in_shape[2]
     cdef cnp.npy_intp out_shape[2]
     cdef list scratch            # between the stages
+    cdef object layout           # of snapshots, once there was one
 
     def __init__(self, source, batch=None):
         if batch is not None and (isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1):
@@ -293,8 +295,6 @@ cdef class Stream:
             If another thread is in this stream.
         """
         cdef cnp.ndarray source, target
-        if self.busy:
-            self._refuse()
         if self.stages is None:
             return self._graph_step(x, out)
         if (cnp.PyArray_CheckExact(x) and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.type_number
@@ -317,6 +317,9 @@ cdef class Stream:
             raise self._bad_out(out)
         if self.overlap_harms and np.may_share_memory(source, target):
             source = source.copy()
+        # Not before: converting an array lets other threads run. From here on none does, unless the GIL is released.
+        if self.busy:
+            self._refuse()
         if self.first is not None and not self.release_gil:
             self.first.advance(cnp.PyArray_DATA(source), cnp.PyArray_DATA(target))
             return target
@@ -345,9 +348,7 @@ cdef class Stream:
         StateError
             If another thread is in this stream.
         """
-        if self.busy:
-            self._refuse()
-        self.busy = True
+        self._enter()
         try:
             if self.stages is None:
                 return self._graph_run(x)
@@ -364,43 +365,126 @@ cdef class Stream:
             self.busy = False
 
     def reset(self):
-        """Return every row to the zero state."""
-        if self.busy:
-            self._refuse()
-        if self.stages is None:
-            self.states = {}
-            return
-        for stage in self.stages:
-            if isinstance(stage, LSTMStage):
+        """Return every row to the zero state.
+
+        Raises
+        ------
+        StateError
+            If another thread is in this stream.
+        """
+        self._enter()
+        try:
+            if self.stages is None:
+                self.states = {}
+                return
+            for stage in self._lstm_stages():
                 (<LSTMStage>stage).reset()
+        finally:
+            self.busy = False
 
     @property
     def state(self):
-        """The state: ``(h, c)`` of an LSTM's stream; of a model's, such a pair for each LSTM layer by name.
+        """The state, as arrays by name: ``(h, c)`` of an LSTM's stream; of a model's, a tuple for each layer by name.
 
-        h is (layers, output size) and c (layers, hidden size), or (layers, batch, ...) if the stream has a
-        batch. Reading gives copies. Setting takes the same form and changes nothing if any of it does not fit.
+        Of an LSTM layer it is ``(h, c)``: h is (layers, output size) and c (layers, hidden size), or (layers, batch,
+        ...) if the stream has a batch. The tuples have names too, as in ``stream.state["lstm"].c``. Reading gives
+        copies. Setting takes the same form and changes nothing if any of it does not fit.
         """
-        if self.busy:
-            self._refuse()
-        named = {name: self._unbatched(pair) for name, pair in self._named_states().items()}
+        self._enter()
+        try:
+            names = self._part_names()
+            named = {
+                name: named_state(names[name], [array[:, 0] if self.batch is None else array for array in arrays])
+                for name, arrays in self._named_states().items()
+            }
+        finally:
+            self.busy = False
         return named[None] if None in named else named
 
     @state.setter
     def state(self, value):
+        self._enter()
+        try:
+            current = self._named_states()
+            given = {None: value} if None in current else value
+            if not isinstance(given, dict) or set(given) != set(current):
+                found = sorted(map(str, given)) if isinstance(given, dict) else type(given).__name__
+                raise ShapeError(f"state: expected a dict with the layers {sorted(current)}, found {found}")
+            self._set_named_states({name: self._fitted(name, given[name], current[name]) for name in current})
+        finally:
+            self.busy = False
+
+    def snapshot(self):
+        """Return the state as bytes, for :meth:`restore` here, in another stream of the model, or in another process.
+
+        Returns
+        -------
+        bytes
+            A safetensors file of the arrays of :attr:`state`, with the fingerprint of the model and a checksum.
+
+        Raises
+        ------
+        StateError
+            If another thread is in this stream.
+        UnsupportedModelError
+            If the model has a layer that cannot be described, so that it has no fingerprint.
+        """
+        self._enter()
+        try:
+            states = self._named_states()
+            return self._snapshot_layout(states).pack([array for arrays in states.values() for array in arrays])
+        finally:
+            self.busy = False
+
+    def restore(self, snapshot):
+        """Set the state to that of a snapshot: the stream goes on from there with the same bits.
+
+        Parameters
+        ----------
+        snapshot
+            Bytes from :meth:`snapshot` of a stream or a pool of the same model (the same architecture, weights and
+            compute type) with as many rows. Nothing in them is trusted.
+
+        Raises
+        ------
+        FormatError
+            If it is no snapshot, or damaged. As with the others, the state is unchanged.
+        UnsupportedModelError
+            If another version of the format wrote it.
+        StateError
+            If it is of another model, compute type or number of rows, or another thread is in this stream.
+        """
+        self._enter()
+        try:
+            states = self._named_states()
+            arrays = iter(self._snapshot_layout(states).unpack(snapshot))
+            self._set_named_states({name: tuple([next(arrays) for _ in state]) for name, state in states.items()})
+        finally:
+            self.busy = False
+
+    def fork(self):
+        """Return another stream of the same model in the same state; each then goes its own way.
+
+        Raises
+        ------
+        StateError
+            If another thread is in this stream.
+        """
+        cdef Stream twin
+        self._enter()
+        try:
+            twin = Stream(self.source, self.batch)
+            twin._set_named_states(self._named_states())
+        finally:
+            self.busy = False
+        return twin
+
+    cdef int _enter(self) except -1:
+        """Take the stream for this thread."""
         if self.busy:
             self._refuse()
-        current = self._named_states()
-        given = {None: value} if None in current else value
-        if not isinstance(given, dict) or set(given) != set(current):
-            found = sorted(given) if isinstance(given, dict) else type(given).__name__
-            raise ShapeError(f"state: expected a dict with the layers {sorted(current)}, found {found}")
-        fitted = {name: self._fitted(name, given[name], current[name]) for name in current}
-        if self.stages is None:
-            self.states = fitted
-            return
-        for stage, pair in zip(self._lstm_stages(), fitted.values(), strict=True):
-            (<LSTMStage>stage).set_state(*pair)
+        self.busy = True
+        return 0
 
     def _lstm_stages(self):
         return [stage for stage in self.stages if isinstance(stage, LSTMStage)]
@@ -414,13 +498,36 @@ cdef class Stream:
             name: (<LSTMStage>stage).get_state() for name, stage in zip(names, self._lstm_stages(), strict=True)
         }
 
-    def _unbatched(self, pair):
-        return tuple([array[:, 0] if self.batch is None else array for array in pair])
+    def _set_named_states(self, states):
+        """Take states of the right form over."""
+        if self.stages is None:
+            self.states = states
+            return
+        for stage, pair in zip(self._lstm_stages(), states.values(), strict=True):
+            (<LSTMStage>stage).set_state(*pair)
+
+    def _part_names(self):
+        """Names of the arrays of each state."""
+        if self.stages is None:
+            return self.graph.state_names()
+        return dict.fromkeys(self.source._stream_names(), ("h", "c"))
+
+    def _snapshot_layout(self, states):
+        """The layout of snapshots of states of these shapes."""
+        shapes = [array.shape for arrays in states.values() for array in arrays]
+        if self.layout is None or self.layout.shapes != shapes:
+            from lstm_engine.snapshots import SnapshotLayout
+            names = self._part_names()
+            labels = [
+                f"{name or 'lstm'}.{part}"  # as of a model of this one layer, which is the same model
+                for name, arrays in states.items() for part in part_names(names[name], len(arrays))
+            ]
+            self.layout = SnapshotLayout(self.source, self.rows, list(zip(labels, shapes, strict=True)))
+        return self.layout
 
     def _fitted(self, name, given, current):
         label = "state" if name is None else f"state[{name!r}]"
-        # An LSTM's state is (h, c); that of another layer is what it is, without names of its own.
-        parts = ["h", "c"] if len(current) == 2 else [str(place) for place in range(len(current))]
+        parts = part_names(self._part_names()[name], len(current))
         if not isinstance(given, (tuple, list)) or len(given) != len(current):
             raise ShapeError(
                 f"{label}: expected {len(current)} arrays, ({', '.join(parts)}), found {type(given).__name__}"
@@ -455,7 +562,7 @@ cdef class Stream:
         return y
 
     def _graph_step(self, x, out):
-        self.busy = True
+        self._enter()
         try:
             y, states = self.graph.step(x, self.states, self.batch)
             if out is not None:

@@ -301,8 +301,8 @@ def test_sequences_that_are_too_short_are_refused_when_they_come() -> None:
 
 @pytest.mark.parametrize("class_name", ["Conv1D", "MaxPooling1D", "Cropping1D", "ZeroPadding1D", "UpSampling1D"])
 def test_a_stream_is_refused_by_the_layers_name(class_name: str) -> None:
-    weights = {"kernel": random(1, 1, 4, 6), "bias": random(2, 6)} if class_name == "Conv1D" else {}
-    config = {"kernel_size": [1]} if class_name == "Conv1D" else {}
+    weights = {"kernel": random(1, 2, 4, 6), "bias": random(2, 6)} if class_name == "Conv1D" else {}
+    config = {"kernel_size": [2]} if class_name == "Conv1D" else {}
     network = one(class_name, None, 4, weights=weights, **config)
     with pytest.raises(UnsupportedModelError, match=rf"layer 'layer' \({class_name}\) cannot run in a stream"):
         network.stream()

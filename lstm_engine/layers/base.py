@@ -128,6 +128,11 @@ class Layer(ABC):
     #: Attributes made by ``_prepare``: they are made again rather than copied and pickled.
     _prepared: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the arrays that the layer carries in a stream, as in :mod:`lstm_engine.stream_state`."""
+        return ()
+
     def __init__(self, name: str | None = None) -> None:
         self.name = name or ""
         self.numerics: Numerics | None = None

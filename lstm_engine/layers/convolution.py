@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from lstm_engine.errors import FormatError, ShapeError
+from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
 
-from .base import Array, Context, Layer, Shape, Tensor, frozen_copy
+from .base import Array, Context, Layer, Shape, State, Tensor, frozen_copy
 from .functions import LayerActivation, split_activation
 from .numerics import LinearMap, Numerics
 from .windows import Windows
@@ -74,11 +74,42 @@ class _Convolution(Layer):
             raise ShapeError(
                 f"input of {self.name}: expected {self.channels} channels, found shape {inputs[0].values.shape}"
             )
-        y = self._convolved(self.windows.of(values, 0.0, self.name))
+        if context.states is not None and (state := context.states.get(context.node)):
+            # What lies before the chunk stands where a whole sequence has its padding.
+            time, span = values.shape[1], self.windows.span
+            values = np.concatenate([state[0].swapaxes(0, 1), values], axis=1)
+            context.new_states[context.node] = (values[:, time:].swapaxes(0, 1).copy(),)
+            taps = [values[:, start : start + time] for start in range(0, span, self.windows.dilation)]
+        else:
+            taps = self.windows.of(values, 0.0, self.name)
+        y = self._convolved(taps)
         _, rest = split_activation(self.activation)
         # The function of the whole output comes last, on the axes that the framework has.
         y = self.windows.outwards(y)
         return (Tensor(y if rest is None else rest(y, self.numerics)),)
+
+    def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
+        if self.windows.channels_first:
+            raise UnsupportedModelError("its input has the channels in front of time")
+        if self.windows.stride > 1:
+            raise UnsupportedModelError(f"it gives one step for {self.windows.stride} steps of its input")
+        if not self._is_causal:
+            raise UnsupportedModelError("its windows are not padded at the beginning alone, so it looks at later steps")
+        return (True,)
+
+    @property
+    def _is_causal(self) -> bool:
+        """Whether step t of the output is made of the inputs up to step t, zeros before them."""
+        return self.windows.span == 1 or self.windows.padding == "causal"
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return ("past",)
+
+    def initial_state(self, batch: int, shapes: Sequence[Shape]) -> State:
+        assert self.numerics is not None
+        steps = self.windows.span - 1
+        return (np.zeros((steps, batch, self.channels), self.numerics.dtype),) if steps else ()
 
     def _convolved(self, taps: list[Array]) -> Array:
         """Return (batch, windows, filters) of views of (batch, windows, channels), one for each step of a window."""

@@ -277,6 +277,10 @@ class StreamPlan:
                     result[node.key] = state
         return result
 
+    def state_names(self) -> dict[str, tuple[str, ...]]:
+        """Return the names of the arrays that each node carries, by node key."""
+        return {node.key: node.layer.state_names for node in self.graph.nodes}
+
     def run_chunk(self, inputs: Sequence[Tensor], states: Mapping[str, State]) -> tuple[list[Array], dict[str, State]]:
         """Run a chunk of any length, 0 included.
 

@@ -228,6 +228,10 @@ class RecurrentLayer(SequenceLayer):
         output = Tensor(y, mask if options.return_sequences else None)
         return (output, *map(Tensor, all_states)) if options.return_state else (output,)
 
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return ("h",) if len(self.recurrence.state_sizes) == 1 else ()
+
     def _to_stream(self, states: States) -> State:
         """Return the states in the form in which a stream carries them: the batch is axis 1."""
         return tuple(state[None] for state in states)
@@ -274,6 +278,10 @@ class LSTMLayer(RecurrentLayer):
     def lstm(self) -> LSTM:
         """The packed LSTM."""
         return self.runner.lstm
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return ("h", "c")
 
     def _to_stream(self, states: States) -> State:
         return stacked(states)
@@ -349,6 +357,10 @@ class LSTMStack(SequenceLayer):
         if direction != "forward":
             raise UnsupportedModelError(f"its direction is {direction!r}, which begins at the end of the sequence")
         return (True,)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return ("h", "c")
 
     def initial_state(self, batch: int, shapes: Sequence[Shape]) -> State:
         return tuple(

@@ -312,6 +312,10 @@ class LastStep(Layer):
     def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
         return (False,)
 
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return ("last",)
+
     def initial_state(self, batch: int, shapes: Sequence[Shape]) -> State:
         assert self.numerics is not None
         sizes = [size or 0 for size in shapes[0][2:]]

@@ -73,6 +73,10 @@ class GraphStream:
         """Return the state of every node that has one."""
         return self._plan.states(states, rows)
 
+    def state_names(self) -> dict[str, tuple[str, ...]]:
+        """Return the names of the arrays that each node carries."""
+        return self._plan.state_names()
+
     def run(self, x: Any, states: Mapping[str, State], batch: int | None) -> tuple[Any, dict[str, State]]:
         """Run a chunk: x (time, ...), or (batch, time, ...) if ``batch`` is given; outputs likewise."""
         return self._advanced(x, states, batch, ("time",))

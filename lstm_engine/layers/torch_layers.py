@@ -186,7 +186,7 @@ class Conv1d(Conv1D):
         values, mask = inputs[0]
         axis = 2 if self.channels_first else 1
         time, (before, after) = values.shape[axis], self.padding
-        if before or after:
+        if context.states is None and (before or after):  # in a stream, what came before stands there
             self._check_steps(time)
             widths = [(0, 0)] * values.ndim
             widths[axis] = (before, after)
@@ -199,6 +199,11 @@ class Conv1d(Conv1D):
                 "call the part of the model behind it on its own, with lengths of its own"
             )
         return (Tensor(y, mask),)
+
+    @property
+    def _is_causal(self) -> bool:
+        span = self.windows.span
+        return self.padding == (span - 1, 0) and (span == 1 or self.padding_mode == "zeros")
 
     def _check_steps(self, time: int) -> None:
         """Raise ShapeError where PyTorch does: at padding that repeats more than there is."""
