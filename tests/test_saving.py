@@ -457,6 +457,31 @@ def test_a_keras_architecture_is_checked_as_a_file_of_keras_is(tmp_path: Path) -
         le.load(edited(path, set_in("version", value="three")))
 
 
+@pytest.mark.parametrize("as_attribute", [False, True])
+def test_no_size_of_zero_hides_the_others_of_an_onnx_array(as_attribute: bool, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    path = tmp_path / "m.safetensors"
+    le.Sequential([le.Dense(random(3, 2), random(2))], input_shape=(3,)).to_onnx(tmp_path / "m.onnx")
+    le.load(tmp_path / "m.onnx").save(path)
+    huge = {"dtype": "F32", "shape": [0, 1 << 40], "data_offsets": [0, 0]}
+
+    def make(tree: dict[str, Any]) -> None:
+        largest = {"operator": "ReduceMax", "attributes": {"axes": [0]}, "name": "", "outputs": ["largest"]}
+        if as_attribute:
+            constant = {"operator": "Constant", "attributes": {"value": {"tensor": "huge"}}, "name": "", "inputs": []}
+            tree["nodes"].insert(0, {**constant, "outputs": ["huge"]})
+        else:
+            tree["initializers"]["huge"] = {"tensor": "huge"}
+        tree["nodes"].insert(int(as_attribute), {**largest, "inputs": ["huge"]})
+
+    made = edited(path, make)
+    length = int.from_bytes(made.read_bytes()[:8], "little")
+    header, data = json.loads(made.read_bytes()[8 : 8 + length]), made.read_bytes()[8 + length :]
+    made.write_bytes(header_of({**header, "huge": huge}, data))
+    with pytest.raises(le.FormatError, match=r"(huge|value)': expected a shape that memory can hold"):
+        le.load(made)
+
+
 @pytest.mark.parametrize("json_text", ["", "[]", "{", '{"name": 1, "name": 2}', "null", "[" * 500 + "]" * 500])
 def test_an_architecture_that_is_no_object_is_refused(saved: Path, json_text: str) -> None:
     with pytest.raises((le.FormatError, le.UnsafeFileError), match="architecture"):

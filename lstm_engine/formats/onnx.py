@@ -322,9 +322,7 @@ class _Reader:
         shape = tuple(tensor.dims)
         if tensor.HasField("segment") or len(shape) > MAX_RANK or any(size < 0 for size in shape):
             raise FormatError(f"expected a whole array of at most {MAX_RANK} axes, found shape {shape}")
-        # The bytes are counted below; behind a size of 0 there are none to count.
-        most = self.limits.tensor_bytes if 0 in shape else 1 << 62
-        if math.prod(size or 1 for size in shape) * native.itemsize > most:
+        if math.prod(size or 1 for size in shape) * native.itemsize >= 1 << 62:
             raise FormatError(f"expected a shape that memory can hold, found {shape}")
         count = math.prod(shape)
         if tensor.HasField("raw_data"):

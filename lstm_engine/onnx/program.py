@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -81,6 +82,7 @@ class Program:
     def __init__(self, graph: OnnxGraph, numerics: Numerics) -> None:
         self.graph, self.numerics = graph, numerics
         self.room = current_limits().onnx_value_bytes
+        self._check_empty_arrays()
         sites = self._sites()
         self.constants: dict[str, Array] = {name: self._in_type(value) for name, value in graph.initializers.items()}
         waiting = self._folded(sites)
@@ -134,6 +136,26 @@ class Program:
         raise_together(UnsupportedModelError, graph.source, problems + damaged if problems else [])
         raise_together(FormatError, graph.source, damaged)
         return sites
+
+    def _check_empty_arrays(self) -> None:
+        """Raise FormatError for empty arrays whose sizes other than 0 are beyond what a file may ask for.
+
+        Their reader has no bytes of them to count, and what a node makes of them may be without the 0.
+        """
+        room = current_limits().of_tensors(self.graph.file_bytes)
+        arrays = [(f"array {name!r:.100}", array) for name, array in self.graph.initializers.items()]
+        arrays += [
+            (f"{node.describe()}: attribute {name!r}", value)
+            for node in self.graph.nodes
+            for name, value in node.attributes.items()
+            if isinstance(value, np.ndarray)
+        ]
+        problems = [
+            f"{described}: expected a shape that memory can hold, found {array.shape}"
+            for described, array in arrays
+            if 0 in array.shape and math.prod(size or 1 for size in array.shape) * array.itemsize > room
+        ]
+        raise_together(FormatError, self.graph.source, problems)
 
     def _check_order(self) -> None:
         """Raise FormatError unless every value is made once, and before it is used.
