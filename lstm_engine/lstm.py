@@ -148,7 +148,7 @@ class LSTM:
         from .formats.torch_lstm import lstm_weights_from_torch
 
         with reading(limits, allow_nonfinite):
-            weights = lstm_weights_from_torch(source, prefix, allow_nonfinite=allow_nonfinite)
+            weights = lstm_weights_from_torch(source, prefix)
         return cls(weights, **options)
 
     @classmethod

@@ -24,14 +24,12 @@ __all__ = [
 ]
 
 
-def linear_weights_from_torch(
-    source: Source, prefix: str | None = None, *, allow_nonfinite: bool = False
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def linear_weights_from_torch(source: Source, prefix: str | None = None) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return the weights of an ``nn.Linear``.
 
     Parameters
     ----------
-    source, prefix, allow_nonfinite
+    source, prefix
         As for :func:`~lstm_engine.formats.torch_lstm.lstm_weights_from_torch`; the module is an ``nn.Linear``.
 
     Returns
@@ -47,18 +45,16 @@ def linear_weights_from_torch(
         As :func:`~lstm_engine.formats.torch_lstm.lstm_weights_from_torch`.
     """
     found = find_module(source, "a Linear layer", ("Linear",), ("Linear", "Linear or Embedding"), prefix)
-    weight, bias = _weight_and_bias(found, allow_nonfinite)
+    weight, bias = _weight_and_bias(found)
     return _contiguous(weight.T), bias
 
 
-def conv1d_weights_from_torch(
-    source: Source, prefix: str | None = None, *, allow_nonfinite: bool = False
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def conv1d_weights_from_torch(source: Source, prefix: str | None = None) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return the weights of an ``nn.Conv1d``.
 
     Parameters
     ----------
-    source, prefix, allow_nonfinite
+    source, prefix
         As for :func:`~lstm_engine.formats.torch_lstm.lstm_weights_from_torch`; the module is an ``nn.Conv1d``.
 
     Returns
@@ -74,18 +70,16 @@ def conv1d_weights_from_torch(
         As :func:`~lstm_engine.formats.torch_lstm.lstm_weights_from_torch`.
     """
     found = find_module(source, "a Conv1d", ("Conv1d",), ("Conv1d",), prefix)
-    weight, bias = _weight_and_bias(found, allow_nonfinite)
+    weight, bias = _weight_and_bias(found)
     return _contiguous(weight.transpose(2, 1, 0)), bias
 
 
-def embedding_weights_from_torch(
-    source: Source, prefix: str | None = None, *, allow_nonfinite: bool = False
-) -> NDArray[Any]:
+def embedding_weights_from_torch(source: Source, prefix: str | None = None) -> NDArray[Any]:
     """Return the table of an ``nn.Embedding``.
 
     Parameters
     ----------
-    source, prefix, allow_nonfinite
+    source, prefix
         As for :func:`~lstm_engine.formats.torch_lstm.lstm_weights_from_torch`; the module is an ``nn.Embedding``.
 
     Returns
@@ -103,17 +97,15 @@ def embedding_weights_from_torch(
     max_norm = getattr(source, "max_norm", None)
     if is_module(source) and max_norm is not None:
         raise UnsupportedModelError(f"{found.file.path}: max_norm is not implemented; expected None, found {max_norm}")
-    return _contiguous(_weight_and_bias(found, allow_nonfinite)[0])
+    return _contiguous(_weight_and_bias(found)[0])
 
 
-def batch_norm_weights_from_torch(
-    source: Source, prefix: str | None = None, *, allow_nonfinite: bool = False
-) -> dict[str, NDArray[Any]]:
+def batch_norm_weights_from_torch(source: Source, prefix: str | None = None) -> dict[str, NDArray[Any]]:
     """Return the weights and running statistics of an ``nn.BatchNorm1d``.
 
     Parameters
     ----------
-    source, prefix, allow_nonfinite
+    source, prefix
         As for :func:`~lstm_engine.formats.torch_lstm.lstm_weights_from_torch`; the module is an ``nn.BatchNorm1d``.
 
     Returns
@@ -136,18 +128,18 @@ def batch_norm_weights_from_torch(
     mean = found.tensor("running_mean")
     assert mean is not None  # so the kind is found
     names = ["running_mean", "running_var", *(name for name in ("weight", "bias") if name in found.module.shapes)]
-    found.check(found.shape_problems(dict.fromkeys(names, (mean.size,))), allow_nonfinite)
+    found.check(found.shape_problems(dict.fromkeys(names, (mean.size,))))
     return {name: _contiguous(array) for name in names if (array := found.tensor(name)) is not None}
 
 
 def layer_norm_weights_from_torch(
-    source: Source, prefix: str | None = None, *, allow_nonfinite: bool = False
+    source: Source, prefix: str | None = None
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return the weights of an ``nn.LayerNorm``.
 
     Parameters
     ----------
-    source, prefix, allow_nonfinite
+    source, prefix
         As for :func:`~lstm_engine.formats.torch_lstm.lstm_weights_from_torch`; the module is an ``nn.LayerNorm``.
 
     Returns
@@ -164,18 +156,16 @@ def layer_norm_weights_from_torch(
     anywhere = prefix is None and not is_module(source)
     kinds = ("normalization",) if anywhere else ("normalization", "Linear or Embedding", "Conv1d")
     found = find_module(source, "a LayerNorm", ("LayerNorm",), kinds, prefix)
-    weight, bias = _weight_and_bias(found, allow_nonfinite, elementwise=True)
+    weight, bias = _weight_and_bias(found, elementwise=True)
     return _contiguous(weight), bias
 
 
-def _weight_and_bias(
-    found: FoundModule, allow_nonfinite: bool, *, elementwise: bool = False
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def _weight_and_bias(found: FoundModule, *, elementwise: bool = False) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return the weight as it is stored, and the bias: a number for each row of the weight, or for each element."""
     weight, bias = found.tensor("weight"), found.tensor("bias")
     assert weight is not None  # so the kinds are found
     shape = weight.shape if elementwise else weight.shape[:1]
-    found.check([] if bias is None else found.shape_problems({"bias": shape}), allow_nonfinite)
+    found.check([] if bias is None else found.shape_problems({"bias": shape}))
     return weight, None if bias is None else _contiguous(bias)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lstm_engine.errors import FormatError, raise_together
 from lstm_engine.weights import CellWeights, Direction, LSTMWeights
 
+from .limits import nonfinite_allowed
 from .tensor_file import read_tensors
 from .torch_modules import CELL_TENSOR, TorchModule, find_modules
 from .torch_source import FoundModule, Source, find_module, is_module
@@ -27,7 +28,7 @@ __all__ = ["cell_suffixes", "describe_torch_file", "find_recurrent", "lstm_weigh
 _GATES: Final = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-def lstm_weights_from_torch(source: Source, prefix: str | None = None, *, allow_nonfinite: bool = False) -> LSTMWeights:
+def lstm_weights_from_torch(source: Source, prefix: str | None = None) -> LSTMWeights:
     """Return the weights of an ``nn.LSTM`` or ``nn.LSTMCell`` in canonical form.
 
     Parameters
@@ -38,8 +39,6 @@ def lstm_weights_from_torch(source: Source, prefix: str | None = None, *, allow_
     prefix
         Path of the module, such as ``"encoder.rnn"`` for ``encoder.rnn.weight_ih_l0``; what checkpoints and wrappers
         put in front (``state_dict.``, ``module.``, ...) may be left out. None if there is only one LSTM.
-    allow_nonfinite
-        Whether weights may be NaN or infinite.
 
     Returns
     -------
@@ -55,7 +54,7 @@ def lstm_weights_from_torch(source: Source, prefix: str | None = None, *, allow_
         problems are listed together.
     UnsupportedModelError
         If there is no LSTM, or several and no prefix; if a tensor is of a kind that is not read; if a weight is not
-        finite.
+        finite and that is not allowed (:func:`~lstm_engine.formats.limits.reading`).
     UnsafeFileError
         If the file asks for code to be run.
     """
@@ -63,7 +62,7 @@ def lstm_weights_from_torch(source: Source, prefix: str | None = None, *, allow_
     direction: Direction = "bidirectional" if found.module.directions == 2 else "forward"
     cells = tuple(tuple(_cell(found, suffix) for suffix in suffixes) for suffixes in cell_suffixes(found.module))
     weights = LSTMWeights(cells, direction)
-    if not allow_nonfinite:
+    if not nonfinite_allowed():
         weights.check_finite(f"{found.file.path}: {found.module.describe()}")
     return weights
 

@@ -14,13 +14,13 @@ __all__ = ["recurrent_weights_from_torch"]
 
 
 def recurrent_weights_from_torch(
-    source: Source, kind: str, prefix: str | None = None, *, allow_nonfinite: bool = False
+    source: Source, kind: str, prefix: str | None = None
 ) -> list[list[dict[str, NDArray[Any]]]]:
     """Return the weights of an ``nn.GRU`` or ``nn.RNN``, or of one of their cells.
 
     Parameters
     ----------
-    source, prefix, allow_nonfinite
+    source, prefix
         As for :func:`~lstm_engine.formats.torch_lstm.lstm_weights_from_torch`.
     kind
         ``"GRU"`` or ``"RNN"``.
@@ -38,7 +38,7 @@ def recurrent_weights_from_torch(
         As :func:`~lstm_engine.formats.torch_lstm.lstm_weights_from_torch`.
     """
     found = find_recurrent(source, kind, prefix)
-    found.check([], allow_nonfinite)
+    found.check([])
 
     def arrays(suffix: str) -> dict[str, NDArray[Any]]:
         named = ((name, found.tensor(name + suffix)) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))

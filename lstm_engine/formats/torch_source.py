@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lstm_engine.errors import FormatError, UnsupportedModelError, raise_together
 
+from .limits import nonfinite_allowed
 from .tensor_file import TensorFile, flatten, read_tensors
 from .torch_modules import TorchModule, choose, find_modules
 from .torch_weight_norm import fold_weight_norm
@@ -71,8 +72,8 @@ class FoundModule:
             return "; it is pruned or spectrally normalised: call prune.remove or remove_spectral_norm before saving"
         return ""
 
-    def check(self, problems: list[str], allow_nonfinite: bool) -> None:
-        """Raise for ``problems`` and for dtypes that are none of numbers; for weights that are not finite.
+    def check(self, problems: list[str]) -> None:
+        """Raise for ``problems``, for dtypes that are none of numbers, and unless it is allowed for weights not finite.
 
         Raises
         ------
@@ -80,7 +81,7 @@ class FoundModule:
             Naming all of it.
         """
         raise_together(FormatError, self.file.path, problems + self.dtype_problems())
-        if allow_nonfinite:
+        if nonfinite_allowed():
             return
         broken = [
             f"{self.full(short)} holds NaN or infinity; expected finite weights: "

@@ -92,7 +92,7 @@ class Dense(Pointwise):
         from lstm_engine.formats.torch_layers import linear_weights_from_torch
 
         with reading(limits, allow_nonfinite):
-            kernel, bias = linear_weights_from_torch(source, prefix, allow_nonfinite=allow_nonfinite)
+            kernel, bias = linear_weights_from_torch(source, prefix)
             return cls(kernel, bias, activation, name=(prefix or "").rpartition(".")[2] or None)
 
     @property
@@ -181,7 +181,7 @@ class Embedding(Layer):
         from lstm_engine.formats.torch_layers import embedding_weights_from_torch
 
         with reading(limits, allow_nonfinite):
-            table = embedding_weights_from_torch(source, prefix, allow_nonfinite=allow_nonfinite)
+            table = embedding_weights_from_torch(source, prefix)
             return cls(table, name=(prefix or "").rpartition(".")[2] or None)
 
     def weights(self) -> dict[str, Array]:

@@ -172,7 +172,7 @@ class Conv1d(Conv1D):
             "padding_mode": padding_mode,
         }
         with reading(limits, allow_nonfinite):
-            kernel, bias = conv1d_weights_from_torch(source, prefix, allow_nonfinite=allow_nonfinite)
+            kernel, bias = conv1d_weights_from_torch(source, prefix)
             found = _given(source, tuple(options), options)
             return cls(kernel, bias, channels_first=channels_first, name=_last(prefix), **found)
 
@@ -277,7 +277,7 @@ class BatchNorm1d(BatchNormalization):
         from lstm_engine.formats.torch_layers import batch_norm_weights_from_torch
 
         with reading(limits, allow_nonfinite):
-            found = batch_norm_weights_from_torch(source, prefix, allow_nonfinite=allow_nonfinite)
+            found = batch_norm_weights_from_torch(source, prefix)
             return cls(
                 found["running_mean"],
                 found["running_var"],
@@ -357,7 +357,7 @@ class LayerNorm(LayerNormalization):
             if getattr(source, "elementwise_affine", True) is False:
                 # It has no weights; a scale of one changes no bit and says which sizes are normalized.
                 return cls(np.ones(tuple(source.normalized_shape), np.float32), epsilon=epsilon, name=_last(prefix))
-            gamma, beta = layer_norm_weights_from_torch(source, prefix, allow_nonfinite=allow_nonfinite)
+            gamma, beta = layer_norm_weights_from_torch(source, prefix)
             return cls(gamma, beta, epsilon=epsilon, name=_last(prefix))
 
 

@@ -104,7 +104,7 @@ class _Stack(RecurrentLayer):
         from lstm_engine.formats.torch_recurrent import recurrent_weights_from_torch
 
         with reading(limits, allow_nonfinite):
-            weights = recurrent_weights_from_torch(source, cls.__name__, prefix, allow_nonfinite=allow_nonfinite)
+            weights = recurrent_weights_from_torch(source, cls.__name__, prefix)
             cells = [[make(arrays) for arrays in directions] for directions in weights]
             return cls(cells, return_sequences=return_sequences, name=(prefix or "").rpartition(".")[2] or None)
 

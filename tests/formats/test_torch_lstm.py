@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lstm_engine import reference
 from lstm_engine.errors import FormatError, UnsupportedModelError
+from lstm_engine.formats.limits import reading
 from lstm_engine.formats.tensor_file import read_tensors
 from lstm_engine.formats.torch_layers import embedding_weights_from_torch, linear_weights_from_torch
 from lstm_engine.formats.torch_lstm import (
@@ -302,7 +303,8 @@ def test_weights_that_are_not_finite_are_refused_unless_allowed(value: float) ->
     given["bias_hh_l1"][3] = value
     with pytest.raises(UnsupportedModelError, match=r"bias of layer 1, direction 0 holds NaN or infinity"):
         lstm_weights_from_torch(given)
-    bias = lstm_weights_from_torch(given, allow_nonfinite=True).cells[1][0].bias
+    with reading(None, True):
+        bias = lstm_weights_from_torch(given).cells[1][0].bias
     assert bias is not None
     assert not np.isfinite(bias[3])
 
@@ -399,7 +401,8 @@ def test_linear_and_embedding_are_told_apart_and_checked() -> None:
         linear_weights_from_torch(broken)
     with pytest.raises(UnsupportedModelError, match=r"fc\.weight holds NaN or infinity"):
         embedding_weights_from_torch(broken)
-    assert np.isnan(embedding_weights_from_torch(broken, allow_nonfinite=True)).all()
+    with reading(None, True):
+        assert np.isnan(embedding_weights_from_torch(broken)).all()
 
 
 def test_a_file_is_described() -> None:
