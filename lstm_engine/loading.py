@@ -30,8 +30,8 @@ def load(
     Parameters
     ----------
     path
-        A ``.keras`` archive, a legacy ``.h5`` file with a whole Keras model, an ``.onnx`` model (needs the package
-        onnx), or what ``model.save`` wrote.
+        A ``.keras`` archive, a legacy ``.h5`` file with a whole Keras model, a ``.h5`` or ``.weights.h5`` file of its
+        weights alone (with ``config``), an ``.onnx`` model (needs the package onnx), or what ``model.save`` wrote.
     config
         For a Keras file of weights alone (``save_weights``): the architecture, as the path of a JSON file, as the text
         that ``model.to_json()`` returns, or as that text parsed into a dict.
@@ -81,10 +81,10 @@ def _load(
 ) -> Model:
     from .formats.detect import detect
 
-    found = detect(path)
+    found, subject = detect(path), os.fsdecode(path)
     if config is not None and found.kind not in ("keras", "keras-h5"):
         raise UnsupportedModelError(
-            f"{os.fsdecode(path)}: config: expected none but for a Keras file of weights alone, found one for "
+            f"{subject}: config: expected none but for a Keras file of weights alone, found one for "
             f"{found.phrase}; leave config away"
         )
     if found.kind == "lstm-engine":
@@ -93,7 +93,7 @@ def _load(
         return load_saved(path, compute_type=compute_type, num_threads=num_threads, backend=backend, verify=verify)
     if verify:
         raise FormatError(
-            f"{os.fsdecode(path)}: verify: expected a file with golden inputs and outputs, found {found.phrase}; "
+            f"{subject}: verify: expected a file with golden inputs and outputs, found {found.phrase}; "
             "save the model with model.save(path, golden=x)"
         )
     if found.kind in ("keras", "keras-h5"):
@@ -103,9 +103,8 @@ def _load(
         return build_model(
             read_keras(path, config), compute_type=compute_type, num_threads=num_threads, backend=backend
         )
-    subject = os.fsdecode(path)
     if found.kind in ("torch-zip", "torch-legacy", "safetensors"):
-        raise UnsupportedModelError(_state_dict_message(path, found.phrase))
+        raise UnsupportedModelError(_state_dict_message(subject, found.phrase))
     if found.kind == "onnx":
         from .formats.onnx import read_onnx
         from .onnx.model import build_onnx_model
@@ -117,12 +116,11 @@ def _load(
     )
 
 
-def _state_dict_message(path: str | os.PathLike[str], phrase: str) -> str:
+def _state_dict_message(subject: str, phrase: str) -> str:
     """Say what a file of weights holds, and how to use it."""
     from .formats.torch_lstm import describe_torch_file
 
-    subject = os.fsdecode(path)
-    modules = describe_torch_file(path)
+    modules = describe_torch_file(subject)
     lstms = [module for module in modules if module.kind in ("LSTM", "LSTMCell")]
     lines = [
         f"{subject}: expected a model with its architecture, found {phrase} of weights: names and numbers, but not how "
