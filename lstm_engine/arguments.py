@@ -87,7 +87,7 @@ class Arguments:
         if len(inputs) == 1 and isinstance(inputs[0], (list, tuple)):
             listed = inputs[0]
             rank = len(self.specs[0].shape)
-            if count > 1 or (len(listed) == 1 and isinstance(listed[0], np.ndarray) and listed[0].ndim == rank):
+            if count != 1 or (len(listed) == 1 and isinstance(listed[0], np.ndarray) and listed[0].ndim == rank):
                 inputs = listed
         if len(inputs) != count:
             raise ShapeError(

@@ -153,15 +153,20 @@ class Model:
             shapes = ", ".join(map(str, node.output_shapes))
             sources = ", ".join(makers[slot] for slot in node.inputs)
             rows.append((f"{node.key} ({node.layer.kind})", shapes, f"{weights:,}", sources))
+        self._print_table(rows, "", sum(layer.parameters for layer in self.layers), print_fn)
+
+    def _print_table(
+        self, rows: Sequence[tuple[str, str, str, str]], writer: str, weights: int, print_fn: Callable[[str], Any]
+    ) -> None:
+        """Print the rows of :meth:`summary`, the heads of the columns first, between the model's name and its size."""
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        print_fn(f"Model: {self._name!r}")
+        print_fn(f"Model: {self._name!r}{writer}")
         for place, row in enumerate(rows):
             cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]), row[3]]
             print_fn("  ".join(cells).rstrip())
             if place == 0:
                 print_fn("-" * (sum(widths) + 6))
-        total = sum(layer.parameters for layer in self.layers)
-        print_fn(f"Weights: {total:,}; {self.memory_bytes():,} bytes in memory; computes in {self.compute_type}")
+        print_fn(f"Weights: {weights:,}; {self.memory_bytes():,} bytes in memory; computes in {self.compute_type}")
 
     # --- Files ----------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from lstm_engine.arguments import TensorSpec
+from lstm_engine.arguments import Arguments, TensorSpec
 from lstm_engine.arrays import as_float_array, as_index_array, as_mask
 from lstm_engine.errors import ShapeError, UnsupportedModelError, raise_together
 from lstm_engine.formats.limits import Limits, current_limits, nonfinite_allowed, reading
@@ -49,14 +49,15 @@ class OnnxModel(Model):
     _program: Program
     _limits: Limits
     _allow_nonfinite: bool
-    _specs: tuple[TensorSpec, ...]
 
     def __init__(self, graph: OnnxGraph, numerics: Numerics) -> None:
         self.__dict__.update(
             _program=Program(graph, numerics),
             _limits=current_limits(),
             _allow_nonfinite=nonfinite_allowed(),
-            _specs=tuple(_spec(value, numerics) for value in graph.inputs),
+            _arguments=Arguments(
+                tuple(_spec(value, numerics) for value in graph.inputs), numerics.dtype, uses_mask=False
+            ),
             _outputs=tuple(_spec(value, numerics) for value in graph.outputs),
             _numerics=numerics,
             _name=graph.name,
@@ -67,11 +68,6 @@ class OnnxModel(Model):
         return _rebuild, (self._program.graph, self._numerics, self._limits, self._allow_nonfinite)
 
     # --- What it is -----------------------------------------------------------------------------------------------
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs, in the graph's order."""
-        return self._specs
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -102,15 +98,9 @@ class OnnxModel(Model):
             outputs = ", ".join(name for name in node.outputs if name)
             inputs = ", ".join(name for name in node.inputs if name and name not in constants)
             rows.append((f"{node.name} ({node.operator})".strip(), outputs, f"{step.parameters:,}", inputs))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        print_fn(f"Model: {self._name!r} ({self._program.graph.producer}, opset {self._program.graph.opset})")
-        for place, row in enumerate(rows):
-            cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]), row[3]]
-            print_fn("  ".join(cells).rstrip())
-            if place == 0:
-                print_fn("-" * (sum(widths) + 6))
-        total = sum(array.size for array in self._program.graph.initializers.values() if array.dtype.kind == "f")
-        print_fn(f"Weights: {total:,}; {self.memory_bytes():,} bytes in memory; computes in {self.compute_type}")
+        graph = self._program.graph
+        total = sum(array.size for array in graph.initializers.values() if array.dtype.kind == "f")
+        self._print_table(rows, f" ({graph.producer}, opset {graph.opset})", total, print_fn)
 
     # --- Calls ----------------------------------------------------------------------------------------------------
 
@@ -137,25 +127,10 @@ class OnnxModel(Model):
         for name, value in (("mask", mask), ("lengths", lengths)):
             if value is not None:
                 raise ShapeError(f"{name}: expected None, since an ONNX graph takes lengths as an input, found one")
-        gathered = self._gathered(inputs)
-        arrays = [_converted(value, spec) for value, spec in zip(gathered, self._specs, strict=True)]
+        gathered = self._arguments.gathered(inputs)
+        arrays = [_converted(value, spec) for value, spec in zip(gathered, self.inputs, strict=True)]
         outputs = [_owned(value) for value in self._program.run(arrays)]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-    def _gathered(self, inputs: tuple[Any, ...]) -> list[Any]:
-        names = [spec.name for spec in self._specs]
-        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-            if set(inputs[0]) != set(names):
-                raise ShapeError(f"inputs: expected a dict with the names {names}, found {list(inputs[0])}")
-            return [inputs[0][name] for name in names]
-        if len(inputs) == 1 and isinstance(inputs[0], (list, tuple)) and len(names) != 1:
-            inputs = tuple(inputs[0])
-        elif len(inputs) == 1 and isinstance(inputs[0], (list, tuple)) and len(inputs[0]) == 1:
-            inputs = tuple(inputs[0]) if isinstance(inputs[0][0], np.ndarray) else inputs
-        if len(inputs) != len(names):
-            shown = ", ".join(f"{spec.name} {spec.shape}" for spec in self._specs)
-            raise ShapeError(f"inputs: expected {len(names)} ({shown}), found {len(inputs)}")
-        return list(inputs)
 
     def predict(
         self, x: Any, batch_size: int = 64, progress: bool = False, *, mask: Any = None, lengths: Any = None
@@ -184,24 +159,10 @@ class OnnxModel(Model):
         """
         graph = self._program.graph
         firsts = {value.axes[0] if value.axes else None for value in (*graph.inputs, *graph.outputs)}
-        name = next(iter(firsts)) if len(firsts) == 1 else None
+        name = next(iter(firsts)) if graph.inputs and len(firsts) == 1 else None
         if not isinstance(name, str) or "batch" not in name.lower() or mask is not None or lengths is not None:
             return self(x, mask=mask, lengths=lengths)
-        return super().predict(self._gathered((x,)), batch_size, progress)
-
-    # What the batching of :class:`Model` asks for.
-
-    @property
-    def _arguments(self) -> Any:  # type: ignore[override]
-        return self
-
-    def gathered(self, inputs: tuple[Any, ...]) -> list[Any]:
-        """Return one value for each input of the model."""
-        return self._gathered(inputs)
-
-    def per_input(self, argument: str, value: Any) -> list[Any]:
-        """Return None for each input: there are no masks."""
-        return [None] * len(self._specs)
+        return super().predict(x, batch_size, progress)
 
     # --- Streams --------------------------------------------------------------------------------------------------
 
