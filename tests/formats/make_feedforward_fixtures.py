@@ -12,12 +12,10 @@ older releases from the folders that ``make_keras_fixtures.py`` tells of. Each r
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
-import tarfile
 import tempfile
 from pathlib import Path
+
+from recording import pack, run
 
 HERE = Path(__file__).parent
 DATA = HERE / "data" / "keras_feedforward"
@@ -49,23 +47,13 @@ WRITERS = {
 def record(name: str) -> None:
     """Write the models of one writer."""
     release, package, count, themes = WRITERS[name]
-    threads = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-    environment = {**os.environ, **threads, "KERAS_BACKEND": "torch"}
+    environment = {"KERAS_BACKEND": "torch"}
     if release is not None:
         environment["PYTHONPATH"] = str(HERE / ".keras" / release)
-    DATA.mkdir(parents=True, exist_ok=True)
-    target = DATA / f"{name}.tar.xz"
     with tempfile.TemporaryDirectory() as folder:
-        program = str(HERE.parent / "interop" / "build_keras.py")
-        command = [sys.executable, program, "--directory", folder, "--count", str(count), "--seed", "1997"]
-        subprocess.run([*command, "--package", package, "--themes", *themes], env=environment, check=True)
-        with tarfile.open(target, "w:xz", preset=9) as archive:
-            for file in sorted(Path(folder).iterdir(), key=lambda file: (file.suffix, file.name)):
-                entry = tarfile.TarInfo(file.name)
-                entry.size = file.stat().st_size
-                with file.open("rb") as data:
-                    archive.addfile(entry, data)
-    print(f"{target.name}: {target.stat().st_size:,} bytes")
+        options = ["--directory", folder, "--count", str(count), "--seed", "1997", "--package", package, "--themes"]
+        run(HERE.parent / "interop" / "build_keras.py", *options, *themes, **environment)
+        pack(Path(folder), DATA / f"{name}.tar.xz")
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 import types
 from collections import namedtuple
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recording import pack
 
 HERE = Path(__file__).parent
 DATA = HERE / "data" / "keras"
@@ -415,15 +415,11 @@ def record(name: str, package: str, version: str | None) -> None:
                 built.save(str(legacy))
                 files[f"{title}.h5"] = legacy.read_bytes()
     files["expected.json"] = json.dumps(expected).encode()
-    DATA.mkdir(parents=True, exist_ok=True)
-    target = DATA / f"{name}.tar.xz"
-    with tarfile.open(target, "w:xz", preset=9) as archive_file:
-        # Files of one kind stand side by side, where they compress best.
-        for member in sorted(files, key=lambda member: (member.rpartition(".")[2], member)):
-            entry = tarfile.TarInfo(member)
-            entry.size = len(files[member])
-            archive_file.addfile(entry, io.BytesIO(files[member]))
-    print(f"{target.name}: {len(expected['models'])} models of {found}, {target.stat().st_size:,} bytes")
+    with tempfile.TemporaryDirectory() as folder:
+        for title, data in files.items():
+            Path(folder, title).write_bytes(data)
+        pack(Path(folder), DATA / f"{name}.tar.xz")
+    print(f"{len(expected['models'])} models of {found}")
 
 
 def import_framework(package: str, version: str | None) -> tuple[Any, Callable[[Any, str], None], str]:

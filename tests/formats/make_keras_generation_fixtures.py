@@ -10,12 +10,10 @@ writes ``data/keras_generations/NAME.tar.xz``. Older releases are found as ``mak
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
-import tarfile
 import tempfile
 from pathlib import Path
+
+from recording import pack, run
 
 HERE = Path(__file__).parent
 DATA = HERE / "data" / "keras_generations"
@@ -34,19 +32,8 @@ WRITERS = {
 def record(name: str) -> None:
     """Record one writer."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(HERE / "build_keras_generations.py"), "--directory", folder, *WRITERS[name]]
-        settings = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, check=True, env={**os.environ, **settings})
-        DATA.mkdir(parents=True, exist_ok=True)
-        target = DATA / f"{name}.tar.xz"
-        with tarfile.open(target, "w:xz", preset=9) as archive:
-            # Files of one kind stand side by side, where they compress best.
-            for path in sorted(Path(folder).iterdir(), key=lambda path: (path.suffix, path.name)):
-                entry = tarfile.TarInfo(path.name)
-                entry.size = path.stat().st_size
-                with path.open("rb") as file:
-                    archive.addfile(entry, file)
-    print(f"{target.name}: {target.stat().st_size:,} bytes")
+        run(HERE / "build_keras_generations.py", "--directory", folder, *WRITERS[name])
+        pack(Path(folder), DATA / f"{name}.tar.xz")
 
 
 def main() -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
 import onnx
+from recording import pack
 
 HERE = Path(__file__).parent
 BUILDER = HERE.parent / "interop" / "build_onnx.py"
@@ -36,16 +36,9 @@ def record(writer: str) -> None:
     """Build the models of a writer and pack them."""
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run([sys.executable, str(BUILDER), "--directory", directory, "--writer", writer], check=True)
-        target = HERE / "data" / "onnx" / f"{writer}.tar.xz"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(target, "w:xz", preset=9) as archive:
-            for path in sorted(Path(directory).iterdir()):
-                if path.suffix == ".onnx":
-                    cleaned(path)
-                member = tarfile.TarInfo(path.name)
-                member.size = path.stat().st_size
-                with path.open("rb") as file:
-                    archive.addfile(member, file)
+        for path in Path(directory).glob("*.onnx"):
+            cleaned(path)
+        pack(Path(directory), HERE / "data" / "onnx" / f"{writer}.tar.xz")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import argparse
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
+
+from recording import pack
 
 HERE = Path(__file__).parent
 DATA = HERE / "data" / "keras_recurrent"
@@ -50,18 +51,11 @@ def record(package: str) -> None:
     from keras_recurrent import framework, write
 
     keras = framework(package)
-    DATA.mkdir(parents=True, exist_ok=True)
-    target = DATA / f"{package}.tar.xz"
     with tempfile.TemporaryDirectory() as folder:
         entries = write(keras, Path(folder), lambda name: name in CHOSEN)
         assert {entry["name"] for entry in entries} == CHOSEN, CHOSEN - {entry["name"] for entry in entries}
-        with tarfile.open(target, "w:xz", preset=9) as archive:
-            for file in sorted(Path(folder).iterdir(), key=lambda file: (file.suffix, file.name)):
-                entry = tarfile.TarInfo(file.name)
-                entry.size = file.stat().st_size
-                with file.open("rb") as stream:
-                    archive.addfile(entry, stream)
-    print(f"{target.name}: {len(entries)} models of {keras.__version__}, {target.stat().st_size:,} bytes")
+        pack(Path(folder), DATA / f"{package}.tar.xz")
+    print(f"{len(entries)} models of {keras.__version__}")
 
 
 def main() -> None:
