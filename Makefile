@@ -25,10 +25,10 @@ INTEROP := .venv-interop
 # Warnings of pip are about its own surroundings; an error is still shown.
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 
-SOURCES := setup.py pyproject.toml $(wildcard lstm_engine/*.pyx lstm_engine/*.pxd) \
+SOURCES := setup.py pyproject.toml $(wildcard lstm_engine/*.pyx lstm_engine/*.pxd lstm_engine/*.pxi) \
 	$(shell find include src -name '*.[ch]' -o -name '*.inc' -o -name '*.def')
 C_FILES = $(shell find include src bench tests -name '*.[ch]' -o -name '*.inc' | sort)
-CYTHON_FILES = $(wildcard lstm_engine/*.pyx lstm_engine/*.pxd)
+CYTHON_FILES = $(wildcard lstm_engine/*.pyx lstm_engine/*.pxd lstm_engine/*.pxi)
 
 .PHONY: demo test bench slow interop lint format wheel build clean distclean
 .DELETE_ON_ERROR:

@@ -26,7 +26,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from ._stream import Stream
+    from ._stream import Stream, StreamPool
     from .activations import Activation
     from .configuration import config
     from .formats.limits import Limits
@@ -62,6 +62,7 @@ __all__ = [
     "ShapeError",
     "StateError",
     "Stream",
+    "StreamPool",
     "UnsafeFileError",
     "UnsupportedModelError",
     "__version__",
@@ -89,6 +90,7 @@ _LAZY: Final = {
     "Model": "model",
     "Sequential": "model",
     "Stream": "_stream",
+    "StreamPool": "_stream",
     "config": "configuration",
     "from_torch": "torch_module",
     "load": "loading",

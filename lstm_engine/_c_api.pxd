@@ -1,6 +1,6 @@
 # The C API of include/lstm_engine, for Cython.
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 
 cdef extern from "lstm_engine/lstm_engine.h" nogil:
@@ -11,6 +11,10 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
         LE_ERROR_SIZE
         LE_ERROR_UNKNOWN_ISA
         LE_ERROR_UNSUPPORTED_ISA
+        LE_ERROR_REPEATED_ID
+        LE_ERROR_CLOSED_ID
+        LE_ERROR_UNKNOWN_ID
+        LE_ERROR_FULL
 
     const char *le_status_message(le_status status)
 
@@ -114,6 +118,46 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
 
     ctypedef struct le_linear:
         pass
+
+    ctypedef enum le_stage_kind:
+        LE_STAGE_LSTM
+        LE_STAGE_LINEAR
+        LE_STAGE_ACTIVATION
+        LE_STAGE_SOFTMAX
+
+    ctypedef struct le_stage:
+        le_stage_kind kind
+        const le_lstm *lstm
+        const le_linear *linear
+        const le_kernels *kernels
+        le_activation activation
+        size_t size
+
+    ctypedef struct le_chain:
+        pass
+
+    le_status le_chain_create(const le_stage *stages, size_t count, le_chain **chain)
+    void le_chain_destroy(le_chain *chain)
+    size_t le_chain_state_bytes(const le_chain *chain)
+    void le_chain_get_state(const le_chain *chain, size_t stage, const void *state, void *h, void *c)
+    void le_chain_set_state(const le_chain *chain, size_t stage, void *state, const void *h, const void *c)
+
+    ctypedef struct le_pool:
+        pass
+
+    const size_t LE_POOL_MOST
+
+    le_status le_pool_create(const le_chain *chain, size_t capacity, uint32_t first, le_pool **pool)
+    void le_pool_destroy(le_pool *pool)
+    le_status le_pool_open(le_pool *pool, double now, int64_t *id)
+    le_status le_pool_close(le_pool *pool, int64_t id)
+    size_t le_pool_count(const le_pool *pool)
+    int64_t le_pool_id_at(const le_pool *pool, size_t place)
+    double le_pool_last_used(const le_pool *pool, size_t place)
+    void *le_pool_state(const le_pool *pool, int64_t id)
+    le_status le_pool_find(le_pool *pool, size_t count, const int64_t *ids, const uint32_t **places, size_t *wrong)
+    void le_pool_step(le_pool *pool, size_t count, const int64_t *steps, const void *x, void *y)
+    void le_pool_touch(le_pool *pool, size_t count, double now)
 
     le_status le_linear_create(const le_kernels *kernels, size_t input_size, size_t output_size, const float *kernel,
                                const float *bias, le_activation activation, le_linear **linear)

@@ -1,7 +1,9 @@
 """Streams: a model that takes one time step at a call and carries its state between calls."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .lstm import LSTM
@@ -36,3 +38,51 @@ class Stream:
 
     def fork(self) -> Stream:
         """Return another stream of the same model in the same state."""
+
+class StreamPool:
+    """Many independent streams of one model, any of which advance together in one call."""
+
+    source: Model | LSTM
+    capacity: int
+    idle_timeout: float | None
+    def __init__(
+        self,
+        source: Model | LSTM,
+        capacity: int = 10_000,
+        *,
+        idle_timeout: float | None = None,
+        on_evict: Callable[[int, bytes], Any] | None = None,
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, id: object) -> bool: ...
+    @property
+    def ids(self) -> list[int]:
+        """Ids of the open streams."""
+
+    def open(self, snapshot: bytes | bytearray | memoryview | None = None) -> int:
+        """Open a stream, at the zero state or where a snapshot was taken; returns its id."""
+
+    def step(
+        self,
+        ids: Sequence[int] | NDArray[np.integer[Any]],
+        x: Any,
+        *,
+        steps: ArrayLike | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> Any:
+        """Advance some of the streams: (streams, features) to (streams, outputs), or several ``steps`` of each."""
+
+    def reset(self, id: int) -> None:
+        """Return a stream to the zero state."""
+
+    def snapshot(self, id: int) -> bytes:
+        """Return the state of a stream as bytes."""
+
+    def restore(self, id: int, snapshot: bytes | bytearray | memoryview) -> None:
+        """Set the state of a stream to that of a snapshot."""
+
+    def close(self, id: int) -> None:
+        """Close a stream: its id is never used again."""
+
+    def evict(self, idle: float) -> list[int]:
+        """Close every stream that was not used for ``idle`` seconds; returns their ids."""

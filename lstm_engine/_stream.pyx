@@ -6,15 +6,48 @@ one step, in Python; the bits are the same.
 """
 
 cimport cython
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.number cimport PyNumber_Index
+from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memset
 
 cimport numpy as cnp
 
 from lstm_engine._c_api cimport (
+    LE_ERROR_CLOSED_ID,
+    LE_ERROR_FULL,
+    LE_ERROR_REPEATED_ID,
+    LE_OK,
+    LE_POOL_MOST,
+    LE_STAGE_ACTIVATION,
+    LE_STAGE_LINEAR,
+    LE_STAGE_LSTM,
+    LE_STAGE_SOFTMAX,
     le_activate,
     le_activation,
+    le_chain,
+    le_chain_create,
+    le_chain_destroy,
+    le_chain_get_state,
+    le_chain_set_state,
+    le_chain_state_bytes,
     le_kernels,
     le_linear_run,
+    le_pool,
+    le_pool_close,
+    le_pool_count,
+    le_pool_create,
+    le_pool_destroy,
+    le_pool_find,
+    le_pool_id_at,
+    le_pool_last_used,
+    le_pool_open,
+    le_pool_state,
+    le_pool_step,
+    le_pool_touch,
     le_softmax,
+    le_stage,
+    le_status,
     le_stream,
     le_stream_create,
     le_stream_destroy,
@@ -23,12 +56,12 @@ from lstm_engine._c_api cimport (
     le_stream_set_state,
     le_stream_step,
 )
-from lstm_engine._core cimport RELEASE_GIL_ABOVE, CoreLSTM, Kernels, Linear, activation_of, check
+from lstm_engine._core cimport RELEASE_GIL_ABOVE, CoreLSTM, Kernels, Linear, activation_of, check, writeable
 
 import numpy as np
 
 from lstm_engine import _core
-from lstm_engine.arrays import as_float_array
+from lstm_engine.arrays import as_float_array, as_index_array
 from lstm_engine.errors import ShapeError, StateError
 from lstm_engine.stream_state import named_state, part_names
 
@@ -178,6 +211,18 @@ def _stages(chain, Py_ssize_t batch):
         else:
             raise ValueError(f"stage {kind!r} is not known")
     return stages
+
+
+def _layout_of(source, rows, states, names):
+    """The layout of snapshots of states of such shapes, whose parts have these names."""
+    from lstm_engine.snapshots import SnapshotLayout
+    arrays = [
+        # An LSTM's own stream is named as that of a model of this one layer, which is the same model.
+        (f"{name or 'lstm'}.{part}", array.shape)
+        for name, parts in states.items()
+        for part, array in zip(part_names(names[name], len(parts)), parts, strict=True)
+    ]
+    return SnapshotLayout(source, rows, arrays)
 
 
 @cython.final
@@ -516,13 +561,7 @@ cdef class Stream:
         """The layout of snapshots of states of these shapes."""
         shapes = [array.shape for arrays in states.values() for array in arrays]
         if self.layout is None or self.layout.shapes != shapes:
-            from lstm_engine.snapshots import SnapshotLayout
-            names = self._part_names()
-            labels = [
-                f"{name or 'lstm'}.{part}"  # as of a model of this one layer, which is the same model
-                for name, arrays in states.items() for part in part_names(names[name], len(arrays))
-            ]
-            self.layout = SnapshotLayout(self.source, self.rows, list(zip(labels, shapes, strict=True)))
+            self.layout = _layout_of(self.source, self.rows, states, self._part_names())
         return self.layout
 
     def _fitted(self, name, given, current):
@@ -578,3 +617,6 @@ cdef class Stream:
             return y
         finally:
             self.busy = False
+
+
+include "_pool.pxi"

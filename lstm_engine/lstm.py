@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from .weights import CellWeights, Direction, LSTMWeights
 
 if TYPE_CHECKING:
     from ._core import CoreLSTM
-    from ._stream import Stream
+    from ._stream import Stream, StreamPool
 
 __all__ = ["LSTM", "MergeMode", "merge"]
 
@@ -684,6 +684,34 @@ class LSTM:
         from ._stream import Stream
 
         return Stream(self, batch)
+
+    def stream_pool(
+        self,
+        capacity: int = 10_000,
+        *,
+        idle_timeout: float | None = None,
+        on_evict: Callable[[int, bytes], Any] | None = None,
+    ) -> StreamPool:
+        """Make a pool of independent streams, any of which advance together in one call.
+
+        Parameters
+        ----------
+        capacity
+            Most streams that are open at a time; memory for all is taken at once.
+        idle_timeout
+            Seconds: where the pool is full, opening a stream may close the one that was not used for longest if that
+            is as long. None: never.
+        on_evict
+            Called as ``on_evict(id, snapshot)`` before a stream is closed for being idle.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the LSTM is bidirectional or runs backward.
+        """
+        from ._stream import StreamPool
+
+        return StreamPool(self, capacity, idle_timeout=idle_timeout, on_evict=on_evict)
 
     def _stream_chain(self) -> list[tuple[str, Any]]:
         """Return what a stream runs: one LSTM."""

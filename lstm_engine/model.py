@@ -26,7 +26,7 @@ from .lstm import LSTM
 from .options import Backend, ComputeType, check_options
 
 if TYPE_CHECKING:
-    from ._stream import Stream
+    from ._stream import Stream, StreamPool
     from .description import ModelDescription
     from .report import Report
 
@@ -395,6 +395,34 @@ class Model:
         from ._stream import Stream
 
         return Stream(self, batch)
+
+    def stream_pool(
+        self,
+        capacity: int = 10_000,
+        *,
+        idle_timeout: float | None = None,
+        on_evict: Callable[[int, bytes], Any] | None = None,
+    ) -> StreamPool:
+        """Make a pool of independent streams, any of which advance together in one call.
+
+        Parameters
+        ----------
+        capacity
+            Most streams that are open at a time; memory for all is taken at once.
+        idle_timeout
+            Seconds: where the pool is full, opening a stream may close the one that was not used for longest if that
+            is as long. None: never.
+        on_evict
+            Called as ``on_evict(id, snapshot)`` before a stream is closed for being idle.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If an output depends on later steps, naming the layer and the reason.
+        """
+        from ._stream import StreamPool
+
+        return StreamPool(self, capacity, idle_timeout=idle_timeout, on_evict=on_evict)
 
     def _stream_plan(self) -> StreamPlan:
         """Return how the graph runs as a stream.

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 MAX_WHEEL_BYTES = 1_000_000
 
 #: Names that only the machine of a developer, or a test, could need.
-UNWANTED = (".c", ".h", ".inc", ".def", ".pyx", ".pxd", ".o", ".a", ".html", ".pyc", "_test.py")
+UNWANTED = (".c", ".h", ".inc", ".def", ".pyx", ".pxd", ".pxi", ".o", ".a", ".html", ".pyc", "_test.py")
 
 
 def project() -> dict[str, object]:

@@ -3,9 +3,11 @@
 #define LSTM_ENGINE_H
 
 #include "activation.h"
+#include "chain.h"
 #include "dense.h"
 #include "isa.h"
 #include "lstm.h"
+#include "pool.h"
 #include "status.h"
 
 #endif

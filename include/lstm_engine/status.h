@@ -13,7 +13,11 @@ typedef enum le_status {
     LE_ERROR_SIZE = 3,            /* a product of sizes does not fit in size_t */
     LE_ERROR_UNKNOWN_ISA = 4,     /* no instruction set of that name is compiled in */
     LE_ERROR_UNSUPPORTED_ISA = 5, /* the instruction set is compiled in but this CPU cannot run it */
-    LE_STATUS_COUNT = 6
+    LE_ERROR_FULL = 6,            /* as many streams are open as there is room for */
+    LE_ERROR_UNKNOWN_ID = 7,      /* no stream of that number was ever opened here */
+    LE_ERROR_CLOSED_ID = 8,       /* the stream of that number was closed */
+    LE_ERROR_REPEATED_ID = 9,     /* a stream stands twice among those that are to advance */
+    LE_STATUS_COUNT = 10
 } le_status;
 
 /* Return one sentence for a status, never NULL; the string is static. */

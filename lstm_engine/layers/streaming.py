@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lstm_engine.activations import Activation
-from lstm_engine.arrays import as_float_array, as_index_array
+from lstm_engine.arrays import as_float_array, as_index_array, as_plain_array
 from lstm_engine.errors import ShapeError
 
 from .base import Array, Layer, State, Tensor
@@ -85,6 +88,35 @@ class GraphStream:
         """Run one step: x (...), or (batch, ...) if ``batch`` is given; outputs likewise."""
         return self._advanced(x, states, batch, ())
 
+    def step_rows(
+        self, x: Any, states: Mapping[str, State], batch: int, steps: NDArray[np.int64] | None
+    ) -> tuple[Any, dict[str, State]]:
+        """Run each row by as many steps as ``steps`` says; x (sum of steps, ...), row after row; outputs likewise."""
+        if steps is None:
+            return self.step(x, states, batch)
+        given = self._arguments.gathered((x,))
+        total, ends = int(steps.sum()), np.cumsum(steps)
+        inputs = [as_plain_array(value, spec.name) for value, spec in zip(given, self._arguments.specs, strict=True)]
+        for array, spec in zip(inputs, self._arguments.specs, strict=True):
+            if array.shape[:1] != (total,):
+                raise ShapeError(f"{spec.name}: expected {total} rows, the sum of steps, found shape {array.shape}")
+        after = {name: tuple(array.copy() for array in arrays) for name, arrays in states.items()}
+        results: list[Array] = []
+        for now in range(max(int(steps.max(initial=0)), 1)):  # once at least, which tells the shape of the outputs
+            rows = np.flatnonzero(steps > now)
+            places = (ends - steps)[rows] + now
+            part = {name: tuple(array[:, rows] for array in arrays) for name, arrays in after.items()}
+            x_now = [array[places] for array in inputs]
+            y, part = self.step(x_now if len(inputs) > 1 else x_now[0], part, len(rows))
+            outputs = y if isinstance(y, tuple) else (y,)
+            results = results or [np.empty((total, *output.shape[1:]), output.dtype) for output in outputs]
+            for result, output in zip(results, outputs, strict=True):
+                result[places] = output
+            for name, arrays in after.items():
+                for array, new in zip(arrays, part[name], strict=True):
+                    array[:, rows] = new
+        return (results[0] if len(results) == 1 else tuple(results)), after
+
     def _advanced(
         self, x: Any, states: Mapping[str, State], batch: int | None, time: tuple[str, ...]
     ) -> tuple[Any, dict[str, State]]:
@@ -99,7 +131,9 @@ class GraphStream:
             else:
                 array = as_float_array(value, spec.name, axes, self._arguments.dtype)
             steps = array.shape[len(rows)] if time else 1
-            inputs.append(Tensor(array.reshape(batch or 1, steps, *array.shape[len(rows) + len(time) :])))
+            inputs.append(
+                Tensor(array.reshape(1 if batch is None else batch, steps, *array.shape[len(rows) + len(time) :]))
+            )
         if len({tensor.values.shape[1] for tensor in inputs}) > 1:
             raise ShapeError(
                 f"inputs: expected the same number of steps, found {[tensor.values.shape[1] for tensor in inputs]}"

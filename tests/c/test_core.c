@@ -275,6 +275,126 @@ static void check_dense(const le_kernels *kernels) {
     }
 }
 
+/* A chain of two stacks and what stands between them; the pointers of `stages` are to what the caller frees.
+ */
+static void make_stages(const le_kernels *kernels, model models[2], le_stage stages[4]) {
+    memset(stages, 0, 4 * sizeof *stages);
+    le_lstm *lstm = NULL;
+    le_linear *linear = NULL;
+    make_model(&models[0], 2, 1, 0, 5, 19, 7);
+    CHECK(le_lstm_create(kernels, &models[0].spec, &lstm) == LE_OK);
+    stages[0] = (le_stage){.kind = LE_STAGE_LSTM, .lstm = lstm};
+    float *kernel = random_floats(7 * 6, 0.5f);
+    CHECK(le_linear_create(kernels, 7, 6, kernel, NULL, (le_activation){LE_RELU, 0, 0}, &linear) == LE_OK);
+    free(kernel);
+    stages[1] = (le_stage){.kind = LE_STAGE_LINEAR, .linear = linear};
+    make_model(&models[1], 1, 1, 0, 6, 17, 0);
+    CHECK(le_lstm_create(kernels, &models[1].spec, &lstm) == LE_OK);
+    stages[2] = (le_stage){.kind = LE_STAGE_LSTM, .lstm = lstm};
+    stages[3] = (le_stage){.kind = LE_STAGE_SOFTMAX, .kernels = kernels, .size = 17};
+}
+
+static void free_stages(model models[2], le_stage stages[4]) {
+    le_lstm_destroy((le_lstm *)stages[0].lstm);
+    le_linear_destroy((le_linear *)stages[1].linear);
+    le_lstm_destroy((le_lstm *)stages[2].lstm);
+    free_model(&models[0]);
+    free_model(&models[1]);
+}
+
+/* One stream through the stages of make_stages. */
+typedef struct alone {
+    le_stream *streams[2];
+} alone;
+
+static void step_alone(const alone *stream, const le_stage stages[4], const float *x, float *y) {
+    float first[7], second[6];
+    le_stream_step(stream->streams[0], x, first);
+    le_linear_run(stages[1].linear, 1, first, 7, second, 6);
+    le_stream_step(stream->streams[1], second, y);
+    le_softmax(stages[3].kernels, 1, 17, y, y);
+}
+
+/* Streams of a pool, in any order and by any number of steps, against streams of their own. */
+static void check_pool(const le_kernels *kernels) {
+    enum { CAPACITY = 90, STEPS = 3 };
+    model models[2];
+    le_stage stages[4];
+    le_chain *chain = NULL;
+    le_pool *pool = NULL;
+    make_stages(kernels, models, stages);
+    CHECK(le_chain_create(stages, 4, &chain) == LE_OK);
+    CHECK(le_pool_create(chain, CAPACITY, 5, &pool) == LE_OK);
+    alone streams[CAPACITY];
+    int64_t ids[CAPACITY + 1], steps[CAPACITY];
+    for (size_t index = 0; index < CAPACITY; index++) {
+        CHECK(le_pool_open(pool, 0.0, &ids[index]) == LE_OK);
+        CHECK(le_stream_create(stages[0].lstm, 1, &streams[index].streams[0]) == LE_OK);
+        CHECK(le_stream_create(stages[2].lstm, 1, &streams[index].streams[1]) == LE_OK);
+    }
+    CHECK(le_pool_open(pool, 0.0, &ids[CAPACITY]) == LE_ERROR_FULL);
+    const uint32_t *places = NULL;
+    size_t wrong = 0;
+    float *x = random_floats(CAPACITY * STEPS * 5, 1.0f);
+    float *y = random_floats(CAPACITY * STEPS * 17, 1.0f), wanted[17];
+    for (size_t count = 1; count <= CAPACITY; count += 11) {
+        int64_t chosen[CAPACITY];
+        for (size_t index = 0; index < count; index++) {
+            chosen[index] = ids[(index * 7 + count) % CAPACITY];
+            steps[index] = (int64_t)((index + count) % (STEPS + 1));
+        }
+        CHECK(le_pool_find(pool, count, chosen, &places, &wrong) == LE_OK);
+        le_pool_step(pool, count, count % 2 ? NULL : steps, x, y);
+        le_pool_touch(pool, count, (double)count);
+        size_t row = 0;
+        for (size_t index = 0; index < count; index++) {
+            for (int64_t step = 0; step < (count % 2 ? 1 : steps[index]); step++, row++) {
+                step_alone(&streams[(index * 7 + count) % CAPACITY], stages, x + row * 5, wanted);
+                CHECK(memcmp(wanted, y + row * 17, sizeof wanted) == 0);
+            }
+        }
+    }
+    /* States out and in, and numbers that are not those of open streams. */
+    float h[2 * 7], c[2 * 19], own_h[2 * 7], own_c[2 * 19];
+    le_chain_get_state(chain, 0, le_pool_state(pool, ids[3]), h, c);
+    le_stream_get_state(streams[3].streams[0], own_h, own_c);
+    CHECK(memcmp(h, own_h, sizeof h) == 0 && memcmp(c, own_c, sizeof c) == 0);
+    memset(c, 0, sizeof c);
+    le_chain_set_state(chain, 0, le_pool_state(pool, ids[3]), h, c);
+    le_chain_get_state(chain, 0, le_pool_state(pool, ids[3]), own_h, own_c);
+    CHECK(memcmp(h, own_h, sizeof h) == 0 && memcmp(c, own_c, sizeof c) == 0);
+    CHECK(le_pool_close(pool, ids[3]) == LE_OK);
+    CHECK(le_pool_close(pool, ids[3]) == LE_ERROR_CLOSED_ID);
+    CHECK(le_pool_state(pool, ids[3]) == NULL && le_pool_id_at(pool, 3) == -1);
+    CHECK(le_pool_count(pool) == CAPACITY - 1);
+    CHECK(le_pool_find(pool, CAPACITY, ids, &places, &wrong) == LE_ERROR_CLOSED_ID && wrong == 3);
+    CHECK(le_pool_open(pool, 1.0, &ids[CAPACITY]) == LE_OK && ids[CAPACITY] != ids[3]);
+    CHECK(le_pool_id_at(pool, 3) == ids[CAPACITY] && le_pool_last_used(pool, 3) == 1.0);
+    ids[3] = ids[0];
+    CHECK(le_pool_find(pool, CAPACITY + 1, ids, &places, &wrong) == LE_ERROR_REPEATED_ID && wrong == 3);
+    ids[3] = INT64_MIN;
+    CHECK(le_pool_find(pool, CAPACITY, ids, &places, &wrong) == LE_ERROR_UNKNOWN_ID && wrong == 3);
+    CHECK(le_pool_close(pool, 0) == LE_ERROR_UNKNOWN_ID);
+    CHECK(le_pool_find(pool, 0, NULL, &places, &wrong) == LE_OK);
+    le_pool_step(pool, 0, NULL, NULL, NULL);
+    for (size_t index = 0; index < CAPACITY; index++) {
+        le_stream_destroy(streams[index].streams[0]);
+        le_stream_destroy(streams[index].streams[1]);
+    }
+    le_pool_destroy(pool);
+    CHECK(le_pool_create(chain, 0, 0, &pool) == LE_ERROR_ARGUMENT);
+    CHECK(le_pool_create(chain, LE_POOL_MOST + 1, 0, &pool) == LE_ERROR_ARGUMENT);
+    le_pool_destroy(NULL);
+    le_chain_destroy(chain);
+    CHECK(le_chain_create(stages, 0, &chain) == LE_ERROR_ARGUMENT);
+    stages[3].size = 16; /* not what comes before it gives */
+    CHECK(le_chain_create(stages, 4, &chain) == LE_ERROR_ARGUMENT);
+    le_chain_destroy(NULL);
+    free(x);
+    free(y);
+    free_stages(models, stages);
+}
+
 static void check_refusals(const le_kernels *kernels) {
     model m;
     le_lstm *lstm = NULL;
@@ -330,6 +450,7 @@ int main(void) {
         check_against_oracle(kernels);
         check_variants(kernels);
         check_dense(kernels);
+        check_pool(kernels);
         check_refusals(kernels);
         printf("%s %016llx\n", le_kernels_name(kernels), (unsigned long long)hash);
     }
