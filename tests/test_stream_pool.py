@@ -389,14 +389,15 @@ def test_two_threads_in_one_pool_are_refused_and_never_mixed() -> None:
     source = le.LSTM.from_weights(random(1, 32, 512), random(2, 128, 512, scale=0.1))
     pool = source.stream_pool(64)
     ids = [pool.open() for _ in range(64)]
-    x = random(3, 64, 32)
-    counts, refused = [0, 0], [0, 0]
+    x = np.repeat(random(3, 64, 32), 20, axis=0)
+    counts, refused, together = [0, 0], [0, 0], threading.Barrier(2)
 
     def work(place: int) -> None:
-        given = x.tolist() if place else x
-        for _ in range(60):
+        given = x.astype(np.float64) if place else x
+        together.wait()
+        for _ in range(15):
             try:
-                pool.step(ids, given)
+                pool.step(ids, given, steps=np.full(64, 20))
                 counts[place] += 1
             except le.StateError:
                 refused[place] += 1
@@ -411,10 +412,10 @@ def test_two_threads_in_one_pool_are_refused_and_never_mixed() -> None:
             thread.join()
     finally:
         sys.setswitchinterval(interval)
-    assert sum(counts) + sum(refused) == 120
+    assert sum(counts) + sum(refused) == 30
     assert sum(refused), "two threads were in one pool and neither was told"
     stream = source.stream()
-    stream.run(np.broadcast_to(x[5], (sum(counts), 32)))
+    stream.run(np.broadcast_to(x[100], (20 * sum(counts), 32)))
     assert pool.snapshot(ids[5]) == stream.snapshot()
 
 
