@@ -62,6 +62,8 @@ class HDF5File:
         self._limits = current_limits()
         self._left_bytes = self._limits.of_tensors(self.size)
         self._left_tensors = self._limits.tensors
+        #: Arrays that were read, by the address of their dataset: many names may lead to one.
+        self.arrays: dict[int, NDArray[Any]] = {}
 
     @property
     def root(self) -> HDF5Group:
@@ -150,8 +152,13 @@ class HDF5Group:
         """
         parent, _, name = path.rpartition("/")
         group = self.group(parent) if parent else self
-        subject = group._subject(name)
-        return seal(_Dataset(self._file, group._target(name), subject).read())
+        address, subject, arrays = group._target(name), group._subject(name), self._file.arrays
+        if address in arrays:
+            # Each layer that it is a weight of packs it anew.
+            self._file.spend(arrays[address].nbytes, subject)
+        else:
+            arrays[address] = seal(_Dataset(self._file, address, subject).read())
+        return arrays[address]
 
     def text(self, name: str) -> str | None:
         """Return the text attribute ``name``, or None if there is no such attribute.
@@ -187,13 +194,17 @@ class HDF5Group:
             names = list(itertools.takewhile(attributes.__contains__, (f"{name}{part}" for part in itertools.count())))
         if not names:
             return None
-        texts = [text for part in names for text in _texts(self._file, attributes[part], self._subject(part))]
-        longest = current_limits().name_length
-        for text in texts:
-            if len(text) > longest:
-                raise FormatError(
-                    f"{self._subject(name)}: expected names of at most {longest} characters, found {text!r:.60}"
-                )
+        texts: list[str] = []
+        total, longest = 0, current_limits().name_length
+        for part in names:
+            for text in _texts(self._file, attributes[part], self._subject(part)):
+                if len(text) > longest:
+                    raise FormatError(
+                        f"{self._subject(part)}: expected names of at most {longest} characters, found {text!r:.60}"
+                    )
+                texts.append(text)
+                total += len(text)
+            check_json_bytes(total, self._subject(name))
         return texts
 
     def _attributes(self) -> dict[str, Attribute]:
@@ -222,7 +233,7 @@ def _texts(file: HDF5File, attribute: Attribute, subject: str) -> list[str]:
         return []  # an empty list is stored as numbers
     if kind.kind not in ("string", "text"):
         raise FormatError(f"{subject}: expected the attribute to hold text, found {kind.kind}")
-    if count > current_limits().tensors or count * kind.size > len(attribute.data):
+    if not kind.size or count > current_limits().tensors or count * kind.size > len(attribute.data):
         raise FormatError(
             f"{subject}: expected {count:,} texts of {kind.size:,} bytes in the attribute, "
             f"found {len(attribute.data):,} bytes in all; the file is damaged"
@@ -283,8 +294,9 @@ class _Dataset:
             raise FormatError(f"{subject}: expected a dataset with values, found one without any")
         dtype, bfloat16 = self._dtype()
         array_bytes = math.prod(shape) * dtype.itemsize
-        # An array without elements may still have an absurd shape.
-        self._file.spend(max(array_bytes * (2 if bfloat16 else 1), *shape, 0), subject)
+        # A size of zero must not hide the others: NumPy multiplies them all the same.
+        wanted = math.prod(size or 1 for size in shape) * dtype.itemsize
+        self._file.spend(wanted * (2 if bfloat16 else 1), subject)
         if array_bytes == 0:
             array: NDArray[Any] = np.empty(shape, dtype)
         elif layout.kind == "chunked":

@@ -12,6 +12,7 @@ number that the file has room for, so that structures which overlap or refer to 
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -158,9 +159,9 @@ class Structures:
         modern = bytes(self.at(address, 16, "object header")[:4]) == b"OHDR"
         first, ordered = self._first_block(address) if modern else (self._first_block_v1(address), False)
         messages: list[Message] = []
-        pending = [first]
+        pending = deque([first])
         while pending:
-            cursor = Cursor(pending.pop(0), "object header")
+            cursor = Cursor(pending.popleft(), "object header")
             while len(cursor.data) - cursor.place >= (4 + 2 * ordered if modern else 8):
                 self._count("object header")
                 if modern:

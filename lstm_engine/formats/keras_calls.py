@@ -296,7 +296,8 @@ def _parts(layer: KerasLayer, value: Any) -> list[Any]:
         named = isinstance(layer.config.get("input_layers"), dict)
         names = sorted(value) if named else [tensor.layer for tensor in layer.model.inputs]
         if not value.keys() >= set(names):
-            raise _UnreadableError(f"expected the inputs {', '.join(map(shown, names))}, found {shown(value)}")
+            listed, found = (", ".join(map(shown, [*some][:20])) or "none" for some in (names, value))
+            raise _UnreadableError(f"expected {len(names)} inputs by name ({listed}), found {len(value)} ({found})")
         value = [value[name] for name in names]
     if not isinstance(value, list) or (value and isinstance(value[0], str)):
         return [value]

@@ -18,7 +18,7 @@ from .keras_layers import CELLS, LAYERS, MERGES, MODELS, OPERATIONS, RECURRENT, 
 from .keras_legacy import CUDNN, of_today
 from .keras_masks import drop_recorded_masks, unmask_after_heads
 from .keras_nesting import count_calls_from_zero, inlined, without_unmasked
-from .limits import current_limits
+from .limits import WAY_OUT, current_limits
 
 __all__ = ["parse_model"]
 
@@ -395,7 +395,17 @@ def _code_problem(where: str) -> str:
 def _check_graph(model: KerasModel, problems: Problems) -> None:
     """Note references to what does not exist, loops, and operations that are used for anything but masks."""
     layers = {layer.name: layer for layer in model.layers}
-    _check_ends(model, layers, problems)
+    # Found once for each: the outputs of stacked cells are counted cell by cell.
+    sizes = {
+        name: (1 if layer.class_name == "InputLayer" else len(layer.calls), layer.output_count)
+        for name, layer in layers.items()
+    }
+    if (total := sum(calls * outputs for calls, outputs in sizes.values())) > (most := current_limits().tensors):
+        problems.unsafe.append(
+            f"expected at most {most:,} outputs of layers, call by call, found {total:,}; " + WAY_OUT.format("tensors")
+        )
+        return
+    _check_ends(model, layers, sizes, problems)
     operations = {layer.name for layer in model.layers if layer.operation}
     for layer in model.layers:
         if not layer.calls and layer.class_name != "InputLayer":
@@ -403,7 +413,7 @@ def _check_graph(model: KerasModel, problems: Problems) -> None:
         for number, call in enumerate(layer.calls):
             user = f"layer {shown(layer.name)}, call {number}"
             for tensor in call.tensors():
-                _check_tensor(tensor, layers, user, problems)
+                _check_tensor(tensor, sizes, user, problems)
             # An operation drops the masks of its inputs, which a layer of the same name would pass on.
             outside = [tensor.layer for tensor in call.inputs if (tensor.layer in operations) != layer.operation]
             if (outside and not layer.operation) or (outside and layer.class_name == "Concatenate"):
@@ -430,12 +440,14 @@ def _needs(model: KerasModel) -> dict[tuple[str, int], set[tuple[str, int]]]:
     }
 
 
-def _check_ends(model: KerasModel, layers: dict[str, KerasLayer], problems: Problems) -> None:
+def _check_ends(
+    model: KerasModel, layers: dict[str, KerasLayer], sizes: dict[str, tuple[int, int]], problems: Problems
+) -> None:
     for end, tensors in (("inputs", model.inputs), ("outputs", model.outputs)):
         if not tensors:
             problems.damaged.append(f"expected at least one tensor among the model's {end}, found none")
         for tensor in tensors:
-            _check_tensor(tensor, layers, f"the model's {end}", problems)
+            _check_tensor(tensor, sizes, f"the model's {end}", problems)
     for name, count in Counter(tensor.layer for tensor in model.inputs).items():
         if name in layers and layers[name].class_name != "InputLayer":
             problems.damaged.append(f"expected {shown(name)}, an input of the model, to be an InputLayer")
@@ -449,15 +461,14 @@ def _check_ends(model: KerasModel, layers: dict[str, KerasLayer], problems: Prob
     )
 
 
-def _check_tensor(tensor: TensorRef, layers: dict[str, KerasLayer], user: str, problems: Problems) -> None:
-    layer = layers.get(tensor.layer)
-    if layer is None:
+def _check_tensor(tensor: TensorRef, sizes: dict[str, tuple[int, int]], user: str, problems: Problems) -> None:
+    if tensor.layer not in sizes:
         problems.damaged.append(f"{user}: expected a layer {shown(tensor.layer)}, found none")
         return
-    calls = 1 if layer.class_name == "InputLayer" else len(layer.calls)
-    if not 0 <= tensor.call < calls or not 0 <= tensor.output < layer.output_count:
+    calls, outputs = sizes[tensor.layer]
+    if not 0 <= tensor.call < calls or not 0 <= tensor.output < outputs:
         problems.damaged.append(
-            f"{user}: expected one of {calls} calls and {layer.output_count} outputs of layer {shown(tensor.layer)}, "
+            f"{user}: expected one of {calls} calls and {outputs} outputs of layer {shown(tensor.layer)}, "
             f"found call {tensor.call}, output {tensor.output}"
         )
 

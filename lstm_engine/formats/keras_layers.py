@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -231,8 +231,30 @@ class KerasModel:
         )
 
 
+#: Problems of one kind that are gathered: more than anybody reads, and few enough that a file of nothing but problems
+#: cannot fill memory with their sentences.
+_MOST_PROBLEMS: Final = 1000
+
+
+class _Listed(list[str]):
+    """Problems of one kind, which are raised once they are too many."""
+
+    def __init__(self, owner: Problems) -> None:
+        super().__init__()
+        self._owner = owner
+
+    def append(self, problem: str, /) -> None:
+        super().append(problem)
+        if len(self) >= _MOST_PROBLEMS:
+            self._owner.raise_if_any()
+
+    def extend(self, problems: Iterable[str], /) -> None:
+        for problem in problems:
+            self.append(problem)
+
+
 class Problems:
-    """What is wrong with a file, gathered so that it can be told all at once.
+    """What is wrong with a file, gathered so that it can be told all at once; or as soon as it is very much.
 
     Parameters
     ----------
@@ -242,9 +264,9 @@ class Problems:
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
-        self.unsafe: list[str] = []
-        self.unsupported: list[str] = []
-        self.damaged: list[str] = []
+        self.unsafe: list[str] = _Listed(self)
+        self.unsupported: list[str] = _Listed(self)
+        self.damaged: list[str] = _Listed(self)
 
     def __bool__(self) -> bool:
         return bool(self.unsafe or self.unsupported or self.damaged)

@@ -218,7 +218,7 @@ def _settings(operation: KerasLayer) -> dict[str, Any]:
 
 
 def _masks_after(layer: KerasLayer, call: Call, masks: list[_Term], terms: _Terms) -> list[_Term]:
-    """Return the masks of a call's outputs as Keras 3.4 and later compute them; unlike any other where unknown."""
+    """Return the masks of a call's first outputs as Keras 3.4 and later compute them; the others have none."""
     kind, config = layer.class_name, layer.config
     result: _Term = None
     if kind == "Embedding":
@@ -233,7 +233,7 @@ def _masks_after(layer: KerasLayer, call: Call, masks: list[_Term], terms: _Term
         result = masks[0] if config.get("return_sequences") else None
     elif kind == "Bidirectional":
         result = masks[0] if layer.inner["forward_layer"].config.get("return_sequences") else None
-        return [result] * (2 if config.get("merge_mode", "concat") is None else 1) + [None] * (layer.output_count - 1)
+        return [result] * (2 if config.get("merge_mode", "concat") is None else 1)
     elif kind == "Concatenate":
         result = _concatenated(config.get("axis", -1), call, masks, terms)
     elif kind in ATTENTION:
@@ -245,7 +245,7 @@ def _masks_after(layer: KerasLayer, call: Call, masks: list[_Term], terms: _Term
                 result = terms.operation("LogicalOr", {}, *(term for term in (result, mask) if term is not None))
     elif kind in _PASSING:
         result = masks[0]
-    return [result] + [None] * (layer.output_count - 1)
+    return [result]
 
 
 def _concatenated(axis: Any, call: Call, masks: list[_Term], terms: _Terms) -> _Term:

@@ -87,12 +87,8 @@ def without_unmasked(model: KerasModel) -> None:
         if layer.joined and not layer.calls[0].keywords
     }
 
-    def found(tensor: TensorRef) -> TensorRef:
-        while tensor in idle:
-            tensor = idle[tensor]
-        return tensor
-
     if idle:
+        found = partial(_followed, idle)
         model.layers[:] = [layer for layer in model.layers if TensorRef(layer.name) not in idle]
         for layer in model.layers:
             layer.calls[:] = [call.over(found) for call in layer.calls]
@@ -119,11 +115,11 @@ class _Graph:
         for layer in model.layers:
             if prefix and layer.class_name == "InputLayer":
                 continue
-            self._calls += uses * len(layer.calls)
+            self._calls += uses * len(layer.calls) * layer.output_count
             if self._calls > (most := current_limits().tensors):
                 raise UnsafeFileError(
-                    f"{self._problems.subject}: expected at most {most:,} calls of layers, found more: models "
-                    "inside of models call each other too often"
+                    f"{self._problems.subject}: expected at most {most:,} outputs of layers, found more: models inside "
+                    "of models call each other too often"
                 )
             name = prefix + layer.name
             calls = [call.over(partial(placed, use=use)) for use in range(uses) for call in layer.calls]
@@ -160,6 +156,14 @@ class _Graph:
 
     def found(self, tensor: TensorRef) -> TensorRef:
         """Return what computes a tensor."""
-        while tensor in self._same:
-            tensor = self._same[tensor]
-        return tensor
+        return _followed(self._same, tensor)
+
+
+def _followed(same: dict[TensorRef, TensorRef], tensor: TensorRef) -> TensorRef:
+    """Return what a tensor stands for in the end; all on the way there stand for that from then on."""
+    way = []
+    while tensor in same:
+        way.append(tensor)
+        tensor = same[tensor]
+    same.update(dict.fromkeys(way, tensor))
+    return tensor

@@ -75,6 +75,13 @@ def linked(number: int, text: bytes) -> bytes:
     return patched(data, (before, bytes([number])))
 
 
+def continuations(data: bytes, count: int) -> bytes:
+    """Return a file whose root has so many messages that each say that it goes on elsewhere, with nothing."""
+    header = struct.pack("<BBHIII", 1, 0, 1, 1, 24 * count, 0) + struct.pack("<HHIQQ", 0x10, 16, 0, 0, 0) * count
+    end = len(data) + len(header)
+    return patched(data, (40, struct.pack("<Q", end)), (64, struct.pack("<Q", len(data)))) + header
+
+
 def hdf5_attacks() -> dict[str, bytes]:
     base = hdf5()
     tree = base.index(b"TREE")
@@ -114,6 +121,7 @@ def hdf5_attacks() -> dict[str, bytes]:
         ),
         "shape_bomb_contiguous": replaced(lambda g: g.create_dataset("0", (1 << 40, 4), "f4")),
         "shape_bomb_behind_a_zero": replaced(lambda g: g.create_dataset("0", (0, 1 << 60), "f4")),
+        "shape_overflows_behind_a_zero": replaced(lambda g: g.create_dataset("0", (0, *(1 << 24,) * 3), "f4")),
         "shape_of_an_unwritten_one": replaced(lambda g: g.create_dataset("0", (1, 4), "f4")),
         "shape_differs": replaced(lambda g: g.create_dataset("0", data=np.ones((1, 8), "f4"))),
         "chunk_unpacks_to_more": replaced(lambda g: raw_chunk(g, zlib.compress(bytes(1 << 21)))),
@@ -155,6 +163,7 @@ def hdf5_attacks() -> dict[str, bytes]:
         ),
         "continuation_past_the_file": patched(continued, (message + 8, struct.pack("<QQ", 1 << 60, 24))),
         "continuation_of_exabytes": patched(continued, (message + 16, struct.pack("<Q", 1 << 60))),
+        "continuations_without_end": continuations(base, 320_000),
         "weight_nan": replaced(lambda g: g.__setitem__("0", wrong)),
         "weight_inf": replaced(lambda g: g.__setitem__("0", KERNEL * np.float32(np.inf))),
         "weight_missing": hdf5(lambda file: file[PATH].__delitem__("2")),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import h5py
+import numpy as np
 import torch_support as made
 from archive_attacks import directory_entry, local_header, patched, zip_attacks, zipped
 from attacked_model import BIAS, KERNEL, RECURRENT
@@ -69,6 +70,19 @@ def keras_h5(config: Any, version: str | bytes = b"2.15.0") -> bytes:
     return buffer.getvalue()
 
 
+def names_of_no_bytes(parts: int) -> bytes:
+    """Return a legacy file whose list of layers has 65,536 names in each of its parts, and no bytes for any."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["model_config"] = json.dumps(legacy_model()).encode()
+        weights = file.create_group("model_weights")
+        for part in range(parts):
+            weights.attrs[f"layer_names{part}"] = np.array([b"x"], "S7")
+    of_seven, of_none = (struct.pack("<BBHI", 0x13, 1, 0, size) for size in (7, 0))
+    one, many = (struct.pack("<IIQ", 0x10101, 0, size) for size in (1, 65536))
+    return buffer.getvalue().replace(of_seven, of_none).replace(one, many)
+
+
 def legacy_model(*layers: Any) -> dict[str, Any]:
     """Return the configuration as Keras 2 writes it into a .h5 file: no modules."""
 
@@ -99,6 +113,25 @@ def node(entry: dict[str, Any], source: str, call: int = 0, output: int = 0) -> 
 
 
 SOURCE = {**INPUT, "name": "input", "inbound_nodes": []}
+
+
+def idle(inputs: int) -> dict[str, Any]:
+    """Return a model in a layer's place that gives back its first input."""
+    names = [f"input {number}" for number in range(inputs)]
+    ends = [{**SOURCE, "name": name, "config": {**SOURCE["config"], "name": name}} for name in names]
+    references = [[name, 0, 0] for name in names]
+    config = {"name": "idle", "layers": ends, "input_layers": references, "output_layers": references[:1]}
+    return {"class_name": "Functional", "name": "idle", "config": config}
+
+
+IDLE = idle(1)
+
+
+def stacked(cells: int, calls: int) -> dict[str, Any]:
+    """Return an RNN of so many cells that gives back the states of them all."""
+    stack = {"name": "stack", "cells": [{"class_name": "LSTMCell", "config": {"name": "cell", "units": 1}}] * cells}
+    entry = layer("RNN", "cells", cell={"class_name": "StackedRNNCells", "config": stack}, return_state=True)
+    return {**entry, "name": "cells", "inbound_nodes": [[["input", 0, 0, {}]]] * calls}
 
 
 def config_attacks() -> dict[str, Any]:
@@ -179,6 +212,21 @@ def config_attacks() -> dict[str, Any]:
             SOURCE,
             {**node(layer("Attention", "lstm"), "input"), "inbound_nodes": [{"args": [[]], "kwargs": {}}]},
         ),
+        "graph_chain_of_models_that_do_nothing": graph(
+            SOURCE,
+            {**IDLE, "inbound_nodes": [[["input", 0, 0, {}]], *([["idle", call, 0, {}]] for call in range(3999))]},
+            {**layer("Dropout", "lstm", rate=0.1), "name": "lstm", "inbound_nodes": [[["idle", 3999, 0, {}]]] * 4000},
+        ),
+        "graph_inputs_by_no_name": graph(
+            SOURCE, {**idle(2000), "inbound_nodes": [{"args": [{}], "kwargs": {}}] * 6000}
+        ),
+        "graph_states_of_many_cells": graph(
+            SOURCE, stacked(4000, calls=1), {**node(layer("Dropout", "lstm", rate=0.1), "input"), "inbound_nodes": [
+                [["cells", 0, 0, {}]]
+            ] * 12_000},
+        ),
+        "graph_states_without_end": graph(SOURCE, stacked(1000, calls=1000), node(LSTM, "input")),
+        "layers_without_end": b'{"class_name": "Sequential", "config": {"layers": [' + b"1," * 2_000_000 + b"1]}}",
         "layers_missing": {**model(), "config": {"name": "s"}},
         "layers_no_objects": {**model(), "config": {"name": "s", "layers": [INPUT, 3, None]}},
         "graph_cycle": graph(SOURCE, node(LSTM, "lstm")),
@@ -223,6 +271,7 @@ def keras_corpus() -> dict[str, bytes]:
     texts = keras_h5(legacy_model(), "2.15.0")
     collection = texts.index(b"GCOL")
     files |= {
+        "n_hdf5_names_of_no_bytes.h5": names_of_no_bytes(300),
         "n_hdf5_heap_object_of_no_size.h5": patched(texts, (collection + 24, bytes(8))),
         "n_hdf5_heap_object_of_exabytes.h5": patched(texts, (collection + 24, struct.pack("<Q", 1 << 60))),
         "n_hdf5_heap_of_no_size.h5": patched(texts, (collection + 8, bytes(8))),

@@ -163,6 +163,24 @@ def test_a_list_in_parts_is_one_list() -> None:
     assert open_root(written(write)).text_list("layer_names") == everything
 
 
+def test_a_list_in_parts_ends_at_the_first_name_that_is_too_long() -> None:
+    def write(file: h5py.File) -> None:
+        file.attrs["names0"] = ["x" * 5000]
+        file.attrs["names1"] = 3.0
+
+    with pytest.raises(FormatError, match="names0: expected names of at most 4096 characters"):
+        open_root(written(write)).text_list("names")
+
+
+def test_a_dataset_of_many_names_is_read_once() -> None:
+    def write(file: h5py.File) -> None:
+        file["a"] = np.ones(3)
+        file["b"] = file["a"]
+
+    root = open_root(written(write))
+    assert root.array("a") is root.array("b")
+
+
 def test_a_text_longer_than_an_object_header_is_read() -> None:
     text = "x" * 1_000_000
     assert open_root(written(lambda file: file.attrs.create("model_config", text))).text("model_config") == text
