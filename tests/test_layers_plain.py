@@ -84,6 +84,23 @@ def test_masking_zeroes_the_steps_that_it_masks_and_only_these() -> None:
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_a_second_masking_makes_the_mask_anew() -> None:
+    def chain(*values: float) -> Any:
+        names = [f"masking_{place}" for place in range(len(values))]
+        maskings = [
+            layer(name, "Masking", before, config={"mask_value": value})
+            for name, before, value in zip(names, ["x", *names], values, strict=False)
+        ]
+        last = lstm("lstm", names[-1] if names else "x", features=FEATURES, units=3, return_sequences=True)
+        return build_model(model(input_layer("x", None, FEATURES), *maskings, last))
+
+    # The first one leaves zeros, which are nothing to the second one: as if there were no mask at all.
+    np.testing.assert_array_equal(chain(0.0, 7.0)(X_MASKED), chain()(X_MASKED))
+    np.testing.assert_array_equal(chain(7.0, 0.0)(X_MASKED), chain(0.0)(X_MASKED))
+    # What the caller masks stays masked.
+    np.testing.assert_array_equal(chain(7.0)(X, mask=MASK), chain()(X, mask=MASK))
+
+
 def test_a_mask_passes_the_layers_that_support_masks_and_ends_at_the_others() -> None:
     passing = [
         layer("dropout", "Dropout", "masking", config={"rate": 0.5, "seed": 3, "noise_shape": None}),

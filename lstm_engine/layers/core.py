@@ -242,8 +242,9 @@ class Masking(Layer):
         values, given = inputs[0]
         mask = (values != values.dtype.type(self.mask_value)).any(axis=-1)
         y = np.where(mask[..., None], values, np.zeros((), values.dtype))
-        # A mask from the caller holds as well; the framework's own layers never send one here.
-        return (Tensor(y, mask if given is None or given.shape != mask.shape else mask & given),)
+        # The mask of a layer before it ends here, as in the framework; what the caller masks stays masked.
+        holds = context.caller_masked and given is not None and given.shape == mask.shape
+        return (Tensor(y, mask & given if holds else mask),)
 
     def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
         return (True,)

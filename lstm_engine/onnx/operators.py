@@ -15,7 +15,7 @@ from lstm_engine.formats.limits import nonfinite_allowed
 
 from .table import OPERATORS, Array, Call, Compute, Operator, Required, Site, each_numerics, operator
 
-__all__ = ["broadcast", "pointwise"]
+__all__ = ["broadcast", "divide", "pointwise", "products"]
 
 _MANY: Final = 1 << 16
 
@@ -41,7 +41,8 @@ def _binary(function: Callable[[Array, Array], Any]) -> Compute:
     return compute
 
 
-def _divide(a: Array, b: Array) -> Any:
+def divide(a: Array, b: Array) -> Any:
+    """Return ``a / b`` as ONNX has it."""
     if a.dtype.kind == "f":
         return a / b
     if not b.all():
@@ -56,7 +57,7 @@ def _mean(call: Call, *arrays: Array) -> Any:
 
 
 for _name, _function, _most in (
-    ("Add", np.add, 2), ("Sub", np.subtract, 2), ("Mul", np.multiply, 2), ("Div", _divide, 2),
+    ("Add", np.add, 2), ("Sub", np.subtract, 2), ("Mul", np.multiply, 2), ("Div", divide, 2),
     ("Max", np.maximum, _MANY), ("Min", np.minimum, _MANY), ("Sum", np.add, _MANY),
     ("Equal", np.equal, 2), ("Less", np.less, 2), ("Greater", np.greater, 2),
     ("LessOrEqual", np.less_equal, 2), ("GreaterOrEqual", np.greater_equal, 2),
@@ -65,12 +66,21 @@ for _name, _function, _most in (
     OPERATORS[_name] = Operator(_binary(_function), (1 if _most > 2 else 2, _most))
 OPERATORS["Mean"] = Operator(_mean, (1, _MANY))
 
+
+def _elementwise(function: Any) -> Compute:
+    def compute(call: Call, x: Array) -> Any:
+        call.allow(x.shape, x.dtype)
+        return function(x)
+
+    return compute
+
+
 for _name, _unary in {
     "Abs": np.abs, "Neg": np.negative, "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sign": np.sign,
     "Sqrt": np.sqrt, "Log": np.log, "Not": np.logical_not, "IsNaN": np.isnan, "Sin": np.sin, "Cos": np.cos,
     "Reciprocal": lambda x: x.dtype.type(1) / x, "Relu": lambda x: np.maximum(x, x.dtype.type(0)),
 }.items():  # fmt: skip
-    OPERATORS[_name] = Operator(lambda call, x, function=_unary: function(x), (1, 1))
+    OPERATORS[_name] = Operator(_elementwise(_unary), (1, 1))
 
 
 @operator("Pow", inputs=2)
@@ -94,7 +104,7 @@ def _where(call: Call, condition: Array, a: Array, b: Array) -> Any:
     return np.where(condition, a, b)
 
 
-@operator("Clip", inputs=(1, 3), min=float, max=float)
+@operator("Clip", inputs=(1, 3), moved=(11, ("min", "max")), min=float, max=float)
 def _clip(call: Call, x: Array, least: Array | None = None, most: Array | None = None) -> Array:
     if call.opset < 11:
         least, most = (None if value is None else x.dtype.type(value) for value in (call["min"], call["max"]))
@@ -192,11 +202,11 @@ def _over_axis(name: str) -> None:
             # The axes before and behind ``axis`` each count as one.
             axis = np.lib.array_utils.normalize_axis_index(1 if axis is None else axis, max(x.ndim, 1))
             x, axis = x.reshape(math.prod(shape[:axis]), math.prod(shape[axis:])), 1
-        axis = -1 if axis is None else axis
+        axis = np.lib.array_utils.normalize_axis_index(-1 if axis is None else axis, max(x.ndim, 1))
 
         def apply(numerics: Any, values: Array) -> Array:
             function = numerics.softmax if name == "Softmax" else numerics.log_softmax
-            return np.asarray(numerics.over_axis(function, values, axis % max(values.ndim, 1)))
+            return np.asarray(numerics.over_axis(function, values, axis))
 
         return each_numerics(apply, x).reshape(shape)
 
@@ -212,7 +222,11 @@ def _layer_normalization(call: Call, x: Array, scale: Array, bias: Array | None 
     axis = np.lib.array_utils.normalize_axis_index(call["axis"], x.ndim)
     inner = x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
     y = each_numerics(lambda n, a: n.layer_norm(a, None, None, call["epsilon"]), inner).reshape(x.shape)
-    broadcast(call, x, scale, *(() if bias is None else (bias,)))
+    given = [x, scale, *([] if bias is None else [bias])]
+    broadcast(call, *given)
+    if np.broadcast_shapes(*(array.shape for array in given)) != x.shape:
+        found = " and ".join(str(array.shape) for array in given[1:])
+        raise ShapeError(f"expected a scale and a bias that broadcast to {x.shape}, found {found}")
     y = y * scale if bias is None else y * scale + bias
     if not (call.site.wants(1) or call.site.wants(2)):
         return y
@@ -237,14 +251,15 @@ def _instance_normalization(call: Call, x: Array, scale: Array, bias: Array) -> 
 def _batch_normalization(call: Call, x: Array, scale: Array, bias: Array, mean: Array, variance: Array) -> Any:
     if call["training_mode"] or not call["spatial"]:
         raise UnsupportedModelError("training_mode=1 and spatial=0 are not supported; export the model for inference")
+    if x.ndim < 2 or any(a.shape != x.shape[1:2] for a in (scale, bias, mean, variance)):
+        found = ", ".join(str(a.shape) for a in (scale, bias, mean, variance))
+        raise ShapeError(f"expected (batch, features, ...) and four weights (features,), found {x.shape} and {found}")
     shape = (-1,) + (1,) * (x.ndim - 2)
     scale, bias, mean, variance = (a.reshape(shape) for a in (scale, bias, mean, variance))
-    if any(a.shape[0] not in (1, x.shape[1]) for a in (scale, bias, mean, variance)):
-        raise ShapeError(f"expected statistics of {x.shape[1]} features, found {mean.shape[0]}")
     return ((x - mean) / np.sqrt(variance + x.dtype.type(call["epsilon"])) * scale + bias).astype(x.dtype, copy=False)
 
 
-@operator("Dropout", inputs=(1, 3), outputs=2, ratio=0.5, seed=int, is_test=int)
+@operator("Dropout", inputs=(1, 3), outputs=2, moved=(12, ("ratio",)), ratio=0.5, seed=int, is_test=int)
 def _dropout(call: Call, x: Array, ratio: Array | None = None, training: Array | None = None) -> Any:
     if training is not None and training.any():
         raise UnsupportedModelError("training_mode=True is not supported; export the model for inference")
@@ -252,6 +267,11 @@ def _dropout(call: Call, x: Array, ratio: Array | None = None, training: Array |
 
 
 # --- Products ---------------------------------------------------------------------------------------------------------
+
+
+def products(a: Array, b: Array, *others: Array | None) -> float:
+    """Return no less than how many products of two numbers are in a product of two arrays."""
+    return a.size * b.size / max(min(a.shape, default=1), 1)
 
 
 def _matrix(site: Site, kernel: Array | None, bias: Array | None = None) -> Any:
@@ -278,12 +298,13 @@ def _bind_matmul(site: Site, constants: Sequence[Array | None]) -> tuple[Compute
     def compute(call: Call, x: Array, kernel: Array) -> Any:
         if x.dtype != kernel.dtype or x.ndim == 0 or x.shape[-1] != kernel.shape[0]:
             raise ShapeError(f"expected {kernel.dtype} (..., {kernel.shape[0]}), found {x.dtype} {x.shape}")
+        call.allow((*x.shape[:-1], kernel.shape[1]), x.dtype)
         return linear(np.ascontiguousarray(x))
 
     return compute, linear.memory_bytes
 
 
-@operator("MatMul", inputs=2, bind=_bind_matmul, heavy=True)
+@operator("MatMul", inputs=2, bind=_bind_matmul, work=products)
 def _matmul(call: Call, a: Array, b: Array) -> Any:
     if a.dtype != b.dtype:
         raise ShapeError(f"expected inputs of one type, found {a.dtype} and {b.dtype}")
@@ -310,12 +331,13 @@ def _bind_gemm(site: Site, constants: Sequence[Array | None]) -> tuple[Compute, 
         a = a.T if call["transA"] else a
         if a.dtype != kernel.dtype or a.ndim != 2 or a.shape[1] != features:
             raise ShapeError(f"expected {kernel.dtype} (rows, {features}), found {a.dtype} {a.shape}")
+        call.allow((a.shape[0], kernel.shape[0 if call["transB"] else 1]), a.dtype)
         return linear(np.ascontiguousarray(a))
 
     return compute, linear.memory_bytes
 
 
-@operator("Gemm", inputs=(2, 3), bind=_bind_gemm, heavy=True, alpha=1.0, beta=1.0, transA=0, transB=0)
+@operator("Gemm", inputs=(2, 3), bind=_bind_gemm, work=products, alpha=1.0, beta=1.0, transA=0, transB=0)
 def _gemm(call: Call, a: Array, b: Array, c: Array | None = None) -> Any:
     if a.ndim != 2 or b.ndim != 2:
         raise ShapeError(f"expected two matrices, found shapes {a.shape} and {b.shape}")
@@ -329,7 +351,7 @@ def _gemm(call: Call, a: Array, b: Array, c: Array | None = None) -> Any:
     return product + c * a.dtype.type(call["beta"])
 
 
-@operator("Einsum", inputs=(1, 2), heavy=True, equation=Required(str))
+@operator("Einsum", inputs=(1, 2), work=lambda *arrays: math.prod(a.size for a in arrays), equation=Required(str))
 def _einsum(call: Call, *arrays: Array) -> Any:
     equation = call["equation"].replace(" ", "")
     if not re.fullmatch(r"[a-zA-Z.,]*(->[a-zA-Z.]*)?", equation):

@@ -119,7 +119,7 @@ class Program:
                 unsupported.setdefault(node.operator, []).append(node)
                 continue
             try:
-                attributes = known.check(node)
+                attributes = known.check(node, graph.opset)
             except FormatError as error:
                 damaged.append(f"{node.describe()}: {error}")
                 continue
@@ -184,7 +184,7 @@ class Program:
         """Compute what depends on constants alone, as long as that is quick; return the rest."""
         # Room for constants, and for the work on them: honest graphs shape a few weights, once.
         room = current_limits().of_tensors(self.graph.file_bytes)
-        work = 8 * room
+        work = 8.0 * room
         room -= sum(array.nbytes for array in self.graph.initializers.values())
         waiting = []
         for site in sites:
@@ -195,7 +195,7 @@ class Program:
                 continue
             known = OPERATORS[node.operator]
             size = sum(array.nbytes for array in inputs if array is not None) + 100
-            cost = int(size**1.5) if known.heavy else size
+            cost = size if known.work is None else max(size, known.work(*inputs))
             if cost > work:
                 waiting.append(site)
                 continue

@@ -9,7 +9,7 @@ from numpy.lib.array_utils import normalize_axis_index
 
 from lstm_engine.errors import ShapeError
 
-from .operators import broadcast
+from .operators import broadcast, products
 from .table import Array, Call, operator
 
 __all__: list[str] = []
@@ -27,6 +27,7 @@ def _along(call: Call, parameter: Array, x: Array) -> Any:
 
 @operator("DequantizeLinear", inputs=(2, 3), axis=1)
 def _dequantize(call: Call, x: Array, scale: Array, zero: Array | None = None) -> Any:
+    call.allow(x.shape, np.int64)
     whole = x.astype(np.int64) if zero is None else x.astype(np.int64) - _along(call, zero, x)
     return (whole.astype(scale.dtype) * _along(call, scale, x)).astype(scale.dtype)
 
@@ -50,8 +51,11 @@ def _dynamic_quantize(call: Call, x: Array) -> tuple[Array, Array, Array]:
     return np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.uint8), scale, np.asarray(zero)
 
 
-@operator("MatMulInteger", inputs=(2, 4), heavy=True)
+@operator("MatMulInteger", inputs=(2, 4), work=products)
 def _matmul_integer(call: Call, a: Array, b: Array, a_zero: Array | None = None, b_zero: Array | None = None) -> Any:
+    if a.ndim < 2 or b.ndim < 2:
+        raise ShapeError(f"expected matrices, found shapes {a.shape} and {b.shape}")
+    call.allow((4, max(a.size, b.size)), np.int32)
     wide_a, wide_b = a.astype(np.int32), b.astype(np.int32)
     if a_zero is not None:
         wide_a = wide_a - (a_zero.astype(np.int32).reshape(-1, 1) if a_zero.ndim == 1 else a_zero.astype(np.int32))

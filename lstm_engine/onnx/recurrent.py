@@ -23,7 +23,7 @@ from lstm_engine.layers.recurrence import Recurrence
 from lstm_engine.layers.simple_rnn import SimpleCell
 from lstm_engine.weights import CellWeights, LSTMWeights
 
-from .table import DOUBLE, OPERATORS, Array, Call, Compute, Operator, Site
+from .table import DOUBLE, OPERATORS, Array, Call, Compute, Operator, Site, not_at_load
 
 __all__ = ["LSTM_OPERATORS", "RECURRENT_OPERATORS", "lstm_weights"]
 
@@ -152,9 +152,9 @@ def lstm_weights(site: Site, w: Array, r: Array, b: Array | None, p: Array | Non
         input_bias, recurrent_bias = _halves(b, direction)
         bias = None
         if input_bias is not None and recurrent_bias is not None:
-            # Summed in double and rounded once.
+            # Summed in double and rounded once, to what is computed in, which is never half precision.
             total = input_bias.astype(np.float64) + recurrent_bias.astype(np.float64)
-            bias = reordered(total, _GATES).astype(input_bias.dtype)
+            bias = reordered(total, _GATES).astype(np.result_type(input_bias.dtype, np.float32))
         cells.append(
             CellWeights(
                 reordered(w[direction], _GATES).T,
@@ -238,7 +238,8 @@ def _rnn_runner(site: Site, w: Array, r: Array, b: Array | None, p: Array | None
     for direction, (activation,) in enumerate(_activations(site, ("Tanh",))):
         bias, recurrent_bias = _halves(b, direction)
         if bias is not None and recurrent_bias is not None:
-            bias = bias + recurrent_bias
+            total = bias.astype(np.float64) + recurrent_bias.astype(np.float64)
+            bias = total.astype(np.result_type(bias.dtype, np.float32))
         cells.append(SimpleCell(w[direction].T, r[direction].T, bias, activation=activation, clip=_clip(site)))
     return _cell_runner(site, w, cells)
 
@@ -263,7 +264,8 @@ def _dequantized(*inputs: Array | None) -> tuple[Any, ...]:
     """
     w, r, b, p = _plain(*inputs)
     arrays = []
-    for name, array, scale, zero in (("W", w, *inputs[8:10]), ("R", r, *inputs[10:12])):
+    scales = (*inputs, *(None,) * 12)[8:12]
+    for name, array, scale, zero in (("W", w, *scales[:2]), ("R", r, *scales[2:])):
         if (
             array is None or scale is None or zero is None or array.ndim != 3
             or array.dtype.kind not in "iu" or array.dtype.itemsize > 1 or zero.dtype != array.dtype
@@ -336,7 +338,7 @@ def _register(
         "direction": "forward", "hidden_size": int, "layout": 0,
     }  # fmt: skip
     outputs = 3 if most > 6 else 2
-    OPERATORS[name] = Operator(compute, (3, most), outputs, {**common, **attributes}, bind, heavy=True)
+    OPERATORS[name] = Operator(compute, (3, most), outputs, {**common, **attributes}, bind, work=not_at_load)
 
 
 _register("LSTM", _lstm_runner, 8, input_forget=0)

@@ -12,8 +12,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from lstm_engine.errors import ShapeError
 
+from .operators import divide
 from .shaping import listed
-from .table import DOUBLE, OPERATORS, Array, Call, Compute, Operator, Required, Site, operator
+from .table import DOUBLE, OPERATORS, Array, Call, Compute, Operator, Required, Site, not_at_load, operator
 
 __all__: list[str] = []
 
@@ -28,6 +29,13 @@ def _sum(x: Array) -> Any:
     # A single column would be summed pairwise, several row by row.
     wide = np.repeat(x, 2, 1) if x.shape[1] == 1 else x
     return np.add.reduce(wide, 0, np.float64)[: x.shape[1]]
+
+
+def _mean(x: Array) -> Any:
+    if x.dtype.kind == "f":
+        return _sum(x) / x.shape[0]
+    # As the quotient of integers; in their type, which may not hold how many there are.
+    return divide(_sum(x).astype(np.int64), np.asarray(max(x.shape[0], 1))).astype(x.dtype)
 
 
 def _extreme(function: np.ufunc, sign: int) -> Callable[[Array], Array]:
@@ -53,7 +61,7 @@ def _log_sum_exp(x: Array) -> Any:
 
 _REDUCTIONS: Final[dict[str, Callable[[Array], Any]]] = {
     "Sum": _sum,
-    "Mean": lambda x: _sum(x) / x.shape[0] if x.dtype.kind == "f" else _sum(x) // max(x.shape[0], 1),
+    "Mean": _mean,
     "Max": _extreme(np.maximum, -1),
     "Min": _extreme(np.minimum, 1),
     "Prod": lambda x: np.multiply.reduce(x, 0, x.dtype),
@@ -83,7 +91,7 @@ def _reduction(name: str, function: Callable[[Array], Any]) -> None:
         return np.asarray(function(rows)).astype(x.dtype, copy=False).reshape(shape)
 
     attributes = {"axes": tuple, "keepdims": 1, "noop_with_empty_axes": 0}
-    OPERATORS[f"Reduce{name}"] = Operator(compute, (1, 2), attributes=attributes)
+    OPERATORS[f"Reduce{name}"] = Operator(compute, (1, 2), attributes=attributes, moved=(since, ("axes",)))
 
 
 for _name, _function in _REDUCTIONS.items():
@@ -112,11 +120,16 @@ def _cumsum(call: Call, x: Array, given: Array) -> Any:
     values = np.flip(x, axis) if call["reverse"] else x
     sums = np.cumsum(values, axis, x.dtype)
     if call["exclusive"]:
-        sums = sums - values
+        # Not less the element itself, which would round once more, and make NaN of what is infinite.
+        before: list[slice] = [slice(None)] * x.ndim
+        behind = list(before)
+        before[axis], behind[axis] = slice(None, -1), slice(1, None)
+        inclusive, sums = sums, np.zeros_like(sums)
+        sums[tuple(behind)] = inclusive[tuple(before)]
     return np.flip(sums, axis) if call["reverse"] else sums
 
 
-@operator("TopK", inputs=(1, 2), outputs=2, axis=-1, largest=1, sorted=1, k=int)
+@operator("TopK", inputs=(1, 2), outputs=2, moved=(10, ("k",)), axis=-1, largest=1, sorted=1, k=int)
 def _top_k(call: Call, x: Array, given: Array | None = None) -> tuple[Array, Array]:
     count = call["k"]
     if call.opset >= 10:
@@ -182,14 +195,14 @@ _AUTO_PADS: Final = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 _WINDOW: Final[dict[str, Any]] = {"auto_pad": "NOTSET", "dilations": tuple, "pads": tuple, "strides": tuple}
 
 
-@operator("MaxPool", kernel_shape=Required(tuple), ceil_mode=0, storage_order=0, **_WINDOW)
+@operator("MaxPool", work=not_at_load, kernel_shape=Required(tuple), ceil_mode=0, storage_order=0, **_WINDOW)
 def _max_pool(call: Call, x: Array) -> Any:
     least = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     windows, _ = _windows(call, x, call["kernel_shape"], least)
     return np.asarray(windows.max(tuple(range(x.ndim, windows.ndim))))
 
 
-@operator("AveragePool", kernel_shape=Required(tuple), ceil_mode=0, count_include_pad=0, **_WINDOW)
+@operator("AveragePool", work=not_at_load, kernel_shape=Required(tuple), ceil_mode=0, count_include_pad=0, **_WINDOW)
 def _average_pool(call: Call, x: Array) -> Any:
     windows, counted = _windows(call, x, call["kernel_shape"], 0)
     axes = tuple(range(x.ndim, windows.ndim))
@@ -247,17 +260,18 @@ def _convolved(call: Call, x: Array, kernel: Array, filters: Sequence[Any]) -> A
     windows, _ = _windows(call, x, kernel.shape[2:], 0)
     call.allow(windows.shape, x.dtype)
     places = windows.shape[2 : x.ndim]
+    call.allow((x.shape[0], kernel.shape[0], *places), x.dtype)
     rows = np.moveaxis(windows, 1, x.ndim - 1)
     # (batch, *places, channels, *window): a group's channels are the first axis of what is left behind the places.
     parts = []
     for group, part in enumerate(filters):
         window: Any = (slice(None),) * (1 + len(places)) + (slice(group * depth, (group + 1) * depth),)
         wide = np.ascontiguousarray(rows[window], np.float64 if x.dtype == np.float64 else np.float32)
-        parts.append(part(wide.reshape(x.shape[0] * math.prod(places), -1)))
+        parts.append(part(wide.reshape(x.shape[0] * math.prod(places), math.prod(kernel.shape[1:]))))
     y = np.concatenate(parts, -1).reshape(x.shape[0], *places, kernel.shape[0])
     return np.ascontiguousarray(np.moveaxis(y, -1, 1), x.dtype)
 
 
-@operator("Conv", inputs=(2, 3), bind=_bind_conv, heavy=True, group=1, kernel_shape=tuple, **_WINDOW)
+@operator("Conv", inputs=(2, 3), bind=_bind_conv, work=not_at_load, group=1, kernel_shape=tuple, **_WINDOW)
 def _conv(call: Call, x: Array, kernel: Array, bias: Array | None = None) -> Any:
     return _convolved(call, x, kernel, _filters(call.site, kernel, bias))

@@ -81,11 +81,14 @@ def _range(call: Call, start: Array, limit: Array, delta: Array) -> Any:
 def _cast(call: Call, x: Array) -> Any:
     if call["to"] not in _DTYPES:
         raise UnsupportedModelError(f"elements of type {call['to']} are not supported; convert the model to float32")
-    return x.astype(call.site.dtype(_DTYPES[call["to"]]))
+    dtype = call.site.dtype(_DTYPES[call["to"]])
+    call.allow(x.shape, dtype)
+    return x.astype(dtype)
 
 
 @operator("CastLike", inputs=2, saturate=1)
 def _cast_like(call: Call, x: Array, like: Array) -> Any:
+    call.allow(x.shape, like.dtype)
     return x.astype(like.dtype)
 
 
@@ -114,6 +117,8 @@ def _reshape(call: Call, x: Array, shape: Array) -> Any:
         if any(size == 0 for size in sizes[x.ndim :]):
             raise ShapeError(f"expected a zero in the shape only for an axis of the input, found {sizes} for {x.shape}")
         sizes = [x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
+    if any(size < -1 for size in sizes):
+        raise ShapeError(f"expected sizes from -1 on, found {sizes}")
     if -1 in sizes and 0 in sizes:
         raise ShapeError(f"expected a shape whose open size can be told, found {sizes}")
     return x.reshape(sizes)
@@ -132,7 +137,7 @@ def _transpose(call: Call, x: Array) -> Any:
     return x.transpose(call["perm"])
 
 
-@operator("Unsqueeze", inputs=(1, 2), axes=tuple)
+@operator("Unsqueeze", inputs=(1, 2), moved=(13, ("axes",)), axes=tuple)
 def _unsqueeze(call: Call, x: Array, given: Array | None = None) -> Any:
     axes = listed(call, "axes", given, 13)
     if axes is None:
@@ -140,7 +145,7 @@ def _unsqueeze(call: Call, x: Array, given: Array | None = None) -> Any:
     return np.expand_dims(x, tuple(axes))
 
 
-@operator("Squeeze", inputs=(1, 2), axes=tuple)
+@operator("Squeeze", inputs=(1, 2), moved=(13, ("axes",)), axes=tuple)
 def _squeeze(call: Call, x: Array, given: Array | None = None) -> Any:
     axes = listed(call, "axes", given, 13)
     return np.squeeze(x, None if axes is None else tuple(axes))
@@ -174,7 +179,7 @@ def _concat(call: Call, *arrays: Array) -> Any:
     return np.concatenate(arrays, axis=call["axis"])
 
 
-@operator("Split", inputs=(1, 2), outputs=_MANY, axis=0, split=tuple, num_outputs=int)
+@operator("Split", inputs=(1, 2), outputs=_MANY, moved=(13, ("split",)), axis=0, split=tuple, num_outputs=int)
 def _split(call: Call, x: Array, given: Array | None = None) -> tuple[Array, ...]:
     axis = normalize_axis_index(call["axis"], x.ndim)
     size = x.shape[axis]
@@ -182,13 +187,17 @@ def _split(call: Call, x: Array, given: Array | None = None) -> tuple[Array, ...
     if sizes is None:
         count = len(call.site.node.outputs)
         part = -(-size // count)
+        if call.opset < 18 and size % count:
+            raise ShapeError(f"expected a size that {count} outputs share evenly before opset 18, found {size}")
+        if call["num_outputs"] not in (None, count):
+            raise ShapeError(f"attribute 'num_outputs': expected {count}, found {call['num_outputs']}")
         sizes = [part] * (count - 1) + [size - part * (count - 1)]
     if any(part < 0 for part in sizes) or sum(sizes) != size or len(sizes) != len(call.site.node.outputs):
         raise ShapeError(f"expected {len(call.site.node.outputs)} parts that make up {size}, found {sizes}")
     return tuple(np.split(x, np.cumsum(sizes)[:-1], axis))
 
 
-@operator("Slice", inputs=(1, 5), starts=tuple, ends=tuple, axes=tuple)
+@operator("Slice", inputs=(1, 5), moved=(10, ("starts", "ends", "axes")), starts=tuple, ends=tuple, axes=tuple)
 def _slice(
     call: Call,
     x: Array,
@@ -209,15 +218,16 @@ def _slice(
     for axis, begin, end, step in zip(places, first, last, strides, strict=True):
         cuts[axis] = slice(begin, end, step)
         if step < 0:
+            # Unlike Python, a start in front of the first element is the first element.
+            size = x.shape[axis]
+            start = min(max(begin + size if begin < 0 else begin, 0), size - 1)
+            stop = min(max(end + size if end < 0 else end, -1), size - 1)
             # An end before the first element: a negative index would count from the back.
-            indices = cuts[axis].indices(x.shape[axis])
-            cuts[axis] = slice(indices[0], None if indices[1] < 0 else indices[1], step)
-            if indices[0] < 0:
-                cuts[axis] = slice(0, 0)
+            cuts[axis] = slice(start, None if stop < 0 else stop, step) if start > stop else slice(0, 0)
     return x[tuple(cuts)]
 
 
-@operator("Pad", inputs=(1, 4), mode="constant", pads=tuple, value=0.0)
+@operator("Pad", inputs=(1, 4), moved=(11, ("pads", "value")), mode="constant", pads=tuple, value=0.0)
 def _pad(
     call: Call, x: Array, given: Array | None = None, value: Array | None = None, axes: Array | None = None
 ) -> Any:
@@ -230,6 +240,8 @@ def _pad(
     both = [(0, 0)] * x.ndim
     for place, axis in enumerate(places):
         both[axis] = (pads[place], pads[place + len(places)])
+    if any(size + min(a, 0) + min(b, 0) < 0 for size, (a, b) in zip(x.shape, both, strict=True)):
+        raise ShapeError(f"expected pads that take away at most what there is, found {pads} for shape {x.shape}")
     call.allow([size + max(a, 0) + max(b, 0) for size, (a, b) in zip(x.shape, both, strict=True)], x.dtype)
     padding: dict[str, Any] = {"mode": call["mode"]}
     if call["mode"] == "constant":
@@ -241,6 +253,8 @@ def _pad(
 
 @operator("Trilu", inputs=(1, 2), upper=1)
 def _trilu(call: Call, x: Array, k: Array | None = None) -> Any:
+    if x.ndim < 2:
+        raise ShapeError(f"expected matrices, found shape {x.shape}")
     diagonal = 0 if k is None else int(k.reshape(()).item())
     return np.triu(x, diagonal) if call["upper"] else np.tril(x, diagonal)
 
@@ -279,7 +293,14 @@ def _gather(call: Call, x: Array, indices: Array) -> Any:
 @operator("GatherElements", inputs=2, axis=0)
 def _gather_elements(call: Call, x: Array, indices: Array) -> Any:
     axis = normalize_axis_index(call["axis"], x.ndim)
-    return np.take_along_axis(x, _in_range(indices, x.shape[axis]), axis)
+    if indices.ndim != x.ndim or any(
+        n > m for place, (n, m) in enumerate(zip(indices.shape, x.shape, strict=True)) if place != axis
+    ):
+        raise ShapeError(f"expected indices within {x.shape} on all axes but {axis}, found shape {indices.shape}")
+    call.allow(indices.shape, np.result_type(x.dtype, np.int64))
+    places: list[Array] = list(np.indices(indices.shape, sparse=True))
+    places[axis] = _in_range(indices, x.shape[axis])
+    return x[tuple(places)]
 
 
 @operator("GatherND", inputs=2, batch_dims=0)
@@ -322,7 +343,13 @@ def _scatter_elements(call: Call, x: Array, indices: Array, updates: Array) -> A
 
 @operator("ScatterND", inputs=3, reduction="none")
 def _scatter_nd(call: Call, x: Array, indices: Array, updates: Array) -> Any:
-    depth = indices.shape[-1]
+    depth = indices.shape[-1] if indices.ndim else 0
+    wanted = (*indices.shape[:-1], *x.shape[depth:])
+    if not 1 <= depth <= x.ndim or updates.shape != wanted:
+        raise ShapeError(
+            f"expected indices into {x.shape} and updates of shape {wanted}, found shapes {indices.shape} and "
+            f"{updates.shape}"
+        )
     places = tuple(_in_range(indices[..., axis], x.shape[axis]) for axis in range(depth))
     return _put(call, x, places, updates)
 
@@ -345,4 +372,4 @@ def _compress(call: Call, x: Array, condition: Array) -> Any:
 @operator("NonZero")
 def _nonzero(call: Call, x: Array) -> Any:
     call.allow((x.ndim, x.size), np.int64)
-    return np.array(np.nonzero(np.atleast_1d(x)), np.int64).reshape(max(x.ndim, 0), -1)
+    return np.array(np.nonzero(np.atleast_1d(x)), np.int64)

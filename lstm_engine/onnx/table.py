@@ -25,6 +25,7 @@ __all__ = [
     "Required",
     "Site",
     "each_numerics",
+    "not_at_load",
     "operator",
 ]
 
@@ -132,8 +133,11 @@ class Operator:
     bind
         ``bind(site, constants)`` with an array for each constant input and None for the others returns a function
         like ``compute`` for which the constants are prepared, and the bytes they take; or None if it cannot.
-    heavy
-        Whether its work grows faster than the sizes of what it takes and gives.
+    work
+        ``work(*inputs)``, constants all of them: about how many steps it takes, infinity for an operator that is not
+        worth computing at load; None if that grows no faster than the sizes of what it takes and gives.
+    moved
+        The version of the operators from which on some attributes are inputs, behind the first one, and their names.
     """
 
     compute: Compute
@@ -141,15 +145,16 @@ class Operator:
     outputs: int = 1
     attributes: Mapping[str, Any] = field(default_factory=dict)
     bind: Callable[[Site, Sequence[Array | None]], tuple[Compute, int] | None] | None = None
-    heavy: bool = False
+    work: Callable[..., float] | None = None
+    moved: tuple[int, tuple[str, ...]] | None = None
 
-    def check(self, node: OnnxNode) -> dict[str, Any]:
-        """Return the attributes of a node, defaults filled in.
+    def check(self, node: OnnxNode, opset: int) -> dict[str, Any]:
+        """Return the attributes of a node of a version of the operators, defaults filled in.
 
         Raises
         ------
         FormatError
-            If the node has another number of inputs, or an attribute is missing or of another type.
+            If the node has another number of inputs, or an attribute is missing, of another type or of another version.
         UnsupportedModelError
             If it has an attribute or an output that is not known.
         """
@@ -166,6 +171,7 @@ class Operator:
         unknown = sorted(set(node.attributes) - set(self.attributes))
         if unknown:
             raise UnsupportedModelError(f"attributes {', '.join(map(repr, unknown))} are not supported")
+        self._check_moved(node, opset)
         values: dict[str, Any] = {}
         for name, default in self.attributes.items():
             kind = default if isinstance(default, type) else type(default)
@@ -179,6 +185,23 @@ class Operator:
             values[name] = value
         return values
 
+    def _check_moved(self, node: OnnxNode, opset: int) -> None:
+        """Raise FormatError for an attribute that has become an input, or for an input that is an attribute still."""
+        if self.moved is None:
+            return
+        since, names = self.moved
+        for name in names if opset >= since else ():
+            if name in node.attributes:
+                raise FormatError(
+                    f"attribute {name!r}: expected an input from opset {since} on, found an attribute in a model of "
+                    f"opset {opset}; export the model again"
+                )
+        if opset < since and any(node.inputs[1:]):
+            raise FormatError(
+                f"expected {', '.join(names)} as attributes before opset {since}, found inputs in a model of opset "
+                f"{opset}; export the model again"
+            )
+
 
 #: Every operator that is known, by name.
 OPERATORS: Final[dict[str, Operator]] = {}
@@ -189,7 +212,8 @@ def operator(
     inputs: int | tuple[int, int] = 1,
     outputs: int = 1,
     bind: Callable[[Site, Sequence[Array | None]], tuple[Compute, int] | None] | None = None,
-    heavy: bool = False,
+    work: Callable[..., float] | None = None,
+    moved: tuple[int, tuple[str, ...]] | None = None,
     **attributes: Any,
 ) -> Callable[[Compute], Compute]:
     """Put a function into the table under ``names``; the arguments are those of :class:`Operator`."""
@@ -197,10 +221,15 @@ def operator(
     def register(compute: Compute) -> Compute:
         few, most = (inputs, inputs) if isinstance(inputs, int) else inputs
         for name in names:
-            OPERATORS[name] = Operator(compute, (few, most), outputs, attributes, bind, heavy)
+            OPERATORS[name] = Operator(compute, (few, most), outputs, attributes, bind, work, moved)
         return compute
 
     return register
+
+
+def not_at_load(*inputs: Array | None) -> float:
+    """Say of an operator that its work is not known from the sizes of its inputs, or is not for the time of loading."""
+    return math.inf
 
 
 def each_numerics(function: Callable[[Numerics, Array], Array], x: Array) -> Array:

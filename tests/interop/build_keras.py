@@ -119,7 +119,9 @@ class Builder(FeedforwardThemes, RecurrentThemes):
         self.inputs.append(x)
         self.has_mask = True
         # The oracle compares a float32 0.1 with the double 0.1: give both the float32 one.
-        return self.make("Masking", mask_value=float(np.float32(value)))(self.input((None, features)))
+        made = self.make("Masking", mask_value=float(np.float32(value)))(self.input((None, features)))
+        # A second one makes the mask anew, of the zeros that the first one has put, or of nothing.
+        return self.make("Masking", mask_value=self.one_of((0.0, 7.0)))(made) if self.chance(0.2) else made
 
     def tokens(self, *, fixed: bool = False) -> Any:
         """Return an embedding of an input of token numbers, with or without a mask."""
