@@ -48,10 +48,10 @@ if sanitizers := os.environ.get("LSTM_ENGINE_SANITIZE"):
 
 
 def instruction_sets() -> list[tuple[str, list[str]]]:
-    """Return name and compiler flags of every instruction set of this machine's architecture."""
+    """Return name and compiler flags of this machine's instruction sets, and of their extensions."""
     text = (ROOT / "src/instruction_sets.def").read_text(encoding="utf-8")
     machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    found = re.findall(r'^LE_ISA\((\w+), "(\w+)", "([^"]*)"\)', text, flags=re.MULTILINE)
+    found = re.findall(r'^LE_(?:ISA|EXTENSION)\((\w+),.* "(\w+)", "([^"]*)"\)', text, flags=re.MULTILINE)
     return [(name, shlex.split(flags)) for name, architecture, flags in found if architecture in (machine, "any")]
 
 

@@ -41,6 +41,12 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
         LE_FLOAT32
         LE_FLOAT64
 
+    ctypedef enum le_compute_type:
+        LE_AS_DTYPE
+        LE_BFLOAT16
+        LE_INT8
+        LE_INT8_RECURRENT
+
     ctypedef enum le_backend:
         LE_FUSED
         LE_BLAS
@@ -70,6 +76,8 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
 
     ctypedef struct le_lstm_spec:
         le_dtype dtype
+        le_compute_type compute_type
+        int baseline
         le_backend backend
         le_sgemm sgemm
         le_dgemm dgemm
@@ -83,6 +91,7 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
 
     le_status le_lstm_create(const le_kernels *kernels, const le_lstm_spec *spec, le_lstm **lstm)
     void le_lstm_destroy(le_lstm *lstm)
+    const char *le_kernels_name_for(const le_kernels *kernels, le_compute_type compute_type)
     size_t le_lstm_memory_bytes(const le_lstm *lstm)
 
     ctypedef struct le_run:

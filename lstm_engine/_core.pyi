@@ -15,6 +15,9 @@ class Kernels:
     def name(self) -> str:
         """Name of the instruction set."""
 
+    def name_for(self, compute_type: str) -> str:
+        """Name of the instruction set that a compute type runs on, with what it is extended by: "avx512_vnni"."""
+
     @property
     def vectorised(self) -> bool:
         """Whether this is a vector instruction set, not the scalar reference."""
@@ -39,7 +42,13 @@ class CoreLSTM:
     hidden_size: int
     output_size: int
     def __init__(
-        self, weights: LSTMWeights, *, backend: str = "auto", compute_type: str = "float32", isa: str | None = None
+        self,
+        weights: LSTMWeights,
+        *,
+        backend: str = "auto",
+        compute_type: str = "float32",
+        isa: str | None = None,
+        baseline: bool = False,
     ) -> None: ...
     def run(
         self,

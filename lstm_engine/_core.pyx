@@ -10,6 +10,8 @@ cimport numpy as cnp
 
 from lstm_engine._c_api cimport (
     LE_ACTIVATION_COUNT,
+    LE_AS_DTYPE,
+    LE_BFLOAT16,
     LE_BLAS,
     LE_ERROR_MEMORY,
     LE_ERROR_UNKNOWN_ISA,
@@ -17,17 +19,21 @@ from lstm_engine._c_api cimport (
     LE_FLOAT32,
     LE_FLOAT64,
     LE_FUSED,
+    LE_INT8,
+    LE_INT8_RECURRENT,
     LE_OK,
     le_activate,
     le_activation,
     le_activation_kind,
     le_cell_spec,
+    le_compute_type,
     le_dgemm,
     le_isa_count,
     le_isa_name,
     le_isa_select,
     le_isa_supported,
     le_kernels_name,
+    le_kernels_name_for,
     le_kernels_vectorised,
     le_layer_norm,
     le_linear_create,
@@ -52,6 +58,7 @@ import os
 import numpy as np
 
 from lstm_engine.errors import LstmEngineError, ShapeError
+from lstm_engine.options import dtype_of
 
 cnp.import_array()
 
@@ -133,6 +140,14 @@ def instruction_sets():
     return {le_isa_name(index).decode(): bool(le_isa_supported(index)) for index in range(le_isa_count())}
 
 
+cdef le_compute_type compute_type_of(str name) noexcept:
+    if name == "bfloat16":
+        return LE_BFLOAT16
+    if name == "int8":
+        return LE_INT8
+    return LE_INT8_RECURRENT if name == "int8_recurrent" else LE_AS_DTYPE
+
+
 cdef class Kernels:
     """The kernels of one instruction set."""
 
@@ -166,6 +181,10 @@ cdef class Kernels:
         """Name of the instruction set."""
         return le_kernels_name(self.table).decode()
 
+    def name_for(self, str compute_type):
+        """Name of the instruction set that a compute type runs on, with what it is extended by."""
+        return le_kernels_name_for(self.table, compute_type_of(compute_type)).decode()
+
     @property
     def vectorised(self):
         """Whether this is a vector instruction set, not the scalar reference."""
@@ -183,13 +202,15 @@ cdef class CoreLSTM:
     def __cinit__(self):
         self.lstm = NULL
 
-    def __init__(self, weights, *, backend="auto", compute_type="float32", isa=None):
+    def __init__(self, weights, *, backend="auto", compute_type="float32", isa=None, bint baseline=False):
         cdef Kernels kernels = Kernels.select(isa)
         if self.lstm != NULL:
             raise LstmEngineError("CoreLSTM: an LSTM is immutable and cannot be initialised twice")
         if backend == "auto":
-            backend = "fused" if kernels.vectorised and compute_type == "float32" else "blas"
-        dtype = np.dtype(compute_type)
+            # Only the fused backend has the narrow types, on every instruction set.
+            narrow = compute_type_of(compute_type) != LE_AS_DTYPE
+            backend = "fused" if narrow or (kernels.vectorised and compute_type == "float32") else "blas"
+        dtype = dtype_of(compute_type)
         weights = weights.astype(dtype.type)
         cells = list(weights.flat())
         cdef le_cell_spec *specs = <le_cell_spec *>PyMem_Malloc(len(cells) * sizeof(le_cell_spec))
@@ -220,6 +241,8 @@ cdef class CoreLSTM:
                 one.cell_clip = 0.0 if cell.cell_clip is None else cell.cell_clip
                 one.coupled = cell.coupled
             spec.dtype = LE_FLOAT64 if dtype == np.float64 else LE_FLOAT32
+            spec.compute_type = compute_type_of(compute_type)
+            spec.baseline = baseline
             spec.backend = LE_FUSED if backend == "fused" else LE_BLAS
             if spec.backend == LE_BLAS:
                 from lstm_engine import _blas

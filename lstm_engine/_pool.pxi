@@ -158,7 +158,7 @@ cdef class StreamPool:
             self.graph = source._stream_graph()
             self.states = self.graph.states({}, capacity)
             self.initial = self.graph.states({}, 1)
-        self.dtype = np.dtype(source.compute_type)
+        self.dtype = dtype_of(source.compute_type)
         self.type_number = self.dtype.num
         self.capacity, self.idle_timeout, self.on_evict = capacity, idle_timeout, on_evict
         self.source = source

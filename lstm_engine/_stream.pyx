@@ -63,6 +63,7 @@ import numpy as np
 from lstm_engine import _core
 from lstm_engine.arrays import as_float_array, as_index_array
 from lstm_engine.errors import ShapeError, StateError
+from lstm_engine.options import dtype_of
 from lstm_engine.stream_state import named_state, part_names
 
 cnp.import_array()
@@ -275,7 +276,7 @@ cdef class Stream:
             raise StateError("Stream: a stream cannot be initialised twice; open a new one")
         self.rows = 1 if batch is None else batch
         self.batch = None if batch is None else int(batch)
-        self.dtype = np.dtype(source.compute_type)
+        self.dtype = dtype_of(source.compute_type)
         self.type_number = self.dtype.num
         chain = source._stream_chain()
         if chain is None:

@@ -117,11 +117,11 @@ def _connected(
             TensorSpec(
                 description.input_names[place] if description.input_names else ref.layer,
                 graph.input_shapes[place],
-                "int64" if indices else numerics.compute_type,
+                "int64" if indices else numerics.dtype.name,
             )
         )
     outputs = [
-        TensorSpec(_output_name(description, place), shape, numerics.compute_type)
+        TensorSpec(_output_name(description, place), shape, numerics.dtype.name)
         for place, shape in enumerate(graph.output_shapes)
     ]
     return Model(

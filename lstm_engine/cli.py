@@ -350,7 +350,7 @@ def _convert(options: argparse.Namespace) -> int:
             model = Sequential([model])
         model.to_onnx(options.target)
     else:
-        save(model, options.target, golden=golden, narrow=options.compute_type == "float32")
+        save(model, options.target, golden=golden, narrow=options.compute_type not in (None, "float64"))
     print(f"{options.target}: {Path(options.target).stat().st_size:,} bytes")
     return 0
 

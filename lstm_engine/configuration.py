@@ -16,9 +16,9 @@ def config() -> dict[str, Any]:
     -------
     dict
         ``version``; ``instruction_set`` in use and ``instruction_sets`` compiled in, each with whether
-        this CPU runs it; ``backend`` that ``"auto"`` means for float32; ``backends``;
-        ``num_threads`` of a call by default; ``cpus`` that this process may use; ``blas``: the library that
-        SciPy was built with (None if SciPy is not installed); ``python`` and ``numpy`` versions.
+        this CPU runs it; ``backend`` that ``"auto"`` means for float32; ``backends``; ``compute_types``, each with
+        what its kernels run on; ``num_threads`` of a call by default; ``cpus`` that this process may use; ``blas``: the
+        library that SciPy was built with (None if SciPy is not installed); ``python`` and ``numpy`` versions.
 
     Raises
     ------
@@ -29,6 +29,7 @@ def config() -> dict[str, Any]:
 
     from . import __version__
     from ._core import Kernels, instruction_sets
+    from .options import COMPUTE_TYPES
 
     kernels = Kernels.select()
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -38,6 +39,7 @@ def config() -> dict[str, Any]:
         "instruction_sets": instruction_sets(),
         "backend": "fused" if kernels.vectorised else "blas",
         "backends": ["fused", "blas"],
+        "compute_types": {name: "blas" if name == "float64" else kernels.name_for(name) for name in COMPUTE_TYPES},
         "num_threads": 1,
         "cpus": cpus,
         "blas": _blas(),

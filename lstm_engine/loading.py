@@ -36,7 +36,8 @@ def load(
         For a Keras file of weights alone (``save_weights``): the architecture, as the path of a JSON file, as the text
         that ``model.to_json()`` returns, or as that text parsed into a dict.
     compute_type
-        ``"float32"``, or ``"float64"``.
+        ``"float32"`` or ``"float64"``; or, for the products of the LSTMs' gates alone while all else stays float32,
+        ``"bfloat16"``, ``"int8"`` or ``"int8_recurrent"`` (int8, but the products of the inputs in float32).
     num_threads
         Threads of one call: 1.
     backend

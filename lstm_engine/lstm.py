@@ -13,7 +13,7 @@ from .activations import Activation
 from .arrays import Axes, as_float_array, as_lengths, as_mask
 from .errors import ShapeError, UnsupportedModelError
 from .formats.limits import Limits, reading
-from .options import Backend, ComputeType, check_options
+from .options import Backend, ComputeType, check_options, check_sizes
 from .weights import CellWeights, Direction, LSTMWeights
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class LSTM:
     weights
         Canonical weights; see :class:`lstm_engine.weights.LSTMWeights`.
     compute_type
-        ``"float32"``, or ``"float64"`` (blas backend only).
+        ``"float32"``; ``"float64"`` (blas backend only); ``"bfloat16"``, ``"int8"`` or ``"int8_recurrent"`` (fused
+        backend only), which compute the products of the gates in fewer bits, and all else in float32.
     num_threads
         Threads of one call: 1.
     backend
@@ -98,6 +99,7 @@ class LSTM:
                 "arrays, LSTM.from_torch or LSTM.from_keras for files"
             )
         check_options(compute_type, num_threads, backend)
+        check_sizes(compute_type, weights)
         if merge_mode not in _MERGE_MODES:
             raise UnsupportedModelError(
                 f"merge_mode: expected one of {', '.join(map(repr, _MERGE_MODES))}, found {merge_mode!r}"
@@ -459,7 +461,7 @@ class LSTM:
     @property
     def compute_type(self) -> str:
         """The type that it computes in."""
-        return str(self._core.dtype)
+        return str(self._options["compute_type"])
 
     @property
     def backend(self) -> str:

@@ -492,7 +492,7 @@ class Sequential(Model):
         Shape of the input without the batch axis, None for an open size. If it is None, it is (time,) for an
         embedding and (time, features) for anything else that knows its number of features.
     compute_type
-        ``"float32"`` or ``"float64"``; that of the LSTMs if None.
+        As of :func:`lstm_engine.load`; that of the LSTMs if None.
     num_threads
         1.
     backend
@@ -542,8 +542,8 @@ class Sequential(Model):
         graph = builder.build(slots)
         super().__init__(
             graph,
-            [TensorSpec("x", shape, "int64" if indices else numerics.compute_type)],
-            [TensorSpec(graph.nodes[-1].layer.name, graph.output_shapes[0], numerics.compute_type)],
+            [TensorSpec("x", shape, "int64" if indices else numerics.dtype.name)],
+            [TensorSpec(graph.nodes[-1].layer.name, graph.output_shapes[0], numerics.dtype.name)],
             numerics,
             name=name,
         )

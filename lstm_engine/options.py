@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
 
 from .errors import UnsupportedModelError
 
-__all__ = ["BACKENDS", "COMPUTE_TYPES", "Backend", "ComputeType", "check_options"]
+if TYPE_CHECKING:
+    from .weights import LSTMWeights
 
-ComputeType = Literal["float32", "float64"]
+__all__ = [
+    "BACKENDS",
+    "COMPUTE_TYPES",
+    "NARROW_TYPES",
+    "Backend",
+    "ComputeType",
+    "check_options",
+    "check_sizes",
+    "dtype_of",
+]
+
+ComputeType = Literal["float32", "float64", "bfloat16", "int8", "int8_recurrent"]
 Backend = Literal["auto", "fused", "blas"]
 
-COMPUTE_TYPES: Final = ("float32", "float64")
+COMPUTE_TYPES: Final = ("float32", "float64", "bfloat16", "int8", "int8_recurrent")
+#: Compute types of the products of LSTM gates, where all else is float32.
+NARROW_TYPES: Final = ("bfloat16", "int8", "int8_recurrent")
 BACKENDS: Final = ("auto", "fused", "blas")
+
+#: Values of x or of h that int8 sums; as LE_NARROW_MOST_VALUES in src/kernels/narrow.h.
+INT8_MOST_VALUES: Final = 1 << 17
+
+
+def dtype_of(compute_type: str) -> np.dtype[Any]:
+    """Return the dtype of inputs, states and outputs of a model that computes in ``compute_type``."""
+    return np.dtype(np.float64 if compute_type == "float64" else np.float32)
+
+
+def check_sizes(compute_type: str, weights: LSTMWeights) -> None:
+    """Raise UnsupportedModelError if sums of an LSTM's products could overflow in ``compute_type``."""
+    if compute_type not in ("int8", "int8_recurrent"):
+        return
+    for cell in weights.flat():
+        found = max(cell.output_size, cell.input_size if compute_type == "int8" else 0)
+        if found > INT8_MOST_VALUES:
+            raise UnsupportedModelError(
+                f"compute_type: {compute_type!r} sums up to {INT8_MOST_VALUES} products without overflow, found a cell "
+                f"with {found} inputs; use 'bfloat16'"
+            )
 
 
 def check_options(compute_type: str, num_threads: int, backend: str) -> None:
@@ -21,7 +58,8 @@ def check_options(compute_type: str, num_threads: int, backend: str) -> None:
     Parameters
     ----------
     compute_type
-        ``"float32"``, or ``"float64"`` (blas backend only).
+        ``"float32"``; ``"float64"`` (blas backend only); ``"bfloat16"``, ``"int8"`` or ``"int8_recurrent"`` (fused
+        backend only).
     num_threads
         Threads of one call: 1.
     backend
@@ -36,6 +74,11 @@ def check_options(compute_type: str, num_threads: int, backend: str) -> None:
     if compute_type == "float64" and backend == "fused":
         raise UnsupportedModelError(
             "backend: the fused backend computes in float32, found compute_type 'float64'; use backend='auto' or 'blas'"
+        )
+    if compute_type in NARROW_TYPES and backend == "blas":
+        raise UnsupportedModelError(
+            f"backend: the blas backend computes in float32 and float64, found compute_type {compute_type!r}; use "
+            "backend='auto' or 'fused'"
         )
     if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads != 1:
         raise UnsupportedModelError(

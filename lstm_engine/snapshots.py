@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from .errors import FormatError, StateError, UnsupportedModelError
 from .fingerprint import fingerprint
 from .formats.json_text import parse_json
+from .options import dtype_of
 
 if TYPE_CHECKING:
     from .lstm import LSTM
@@ -63,7 +64,7 @@ class SnapshotLayout:
     """
 
     def __init__(self, source: Model | LSTM, rows: int, arrays: Sequence[tuple[str, tuple[int, ...]]]) -> None:
-        self.dtype = np.dtype(source.compute_type)
+        self.dtype = dtype_of(source.compute_type)
         self.shapes = [shape for _, shape in arrays]
         self._metadata = {
             "format": FORMAT,

@@ -32,7 +32,7 @@ static size_t take(size_t *used, size_t elements, size_t element_bytes) {
     return offset;
 }
 
-static void fill_lstm(const le_lstm *lstm, le_unit *units, size_t element_bytes, size_t *used) {
+static void fill_lstm(const le_lstm *lstm, size_t stage, le_unit *units, size_t element_bytes, size_t *used) {
     if (lstm->backend == LE_BLAS) {
         *units = (le_unit){
             .kind = LE_UNIT_BLAS,
@@ -50,6 +50,7 @@ static void fill_lstm(const le_lstm *lstm, le_unit *units, size_t element_bytes,
             .kind = LE_UNIT_CELL,
             .kernels = lstm->kernels,
             .cell = cell,
+            .stage = stage,
             .input_size = cell->input_size,
             .output_size = cell->output_size,
             .h_offset = take(used, cell->output_size, element_bytes),
@@ -103,7 +104,7 @@ le_status le_chain_create(const le_stage *stages, size_t count, le_chain **resul
         chain->units_count += units_of(&stages[stage]);
         chain->stages[stage] = (le_chain_stage){recurrent ? stages[stage].lstm : NULL, first};
         if (recurrent) {
-            fill_lstm(stages[stage].lstm, &chain->units[first], chain->element_bytes, &used);
+            fill_lstm(stages[stage].lstm, stage, &chain->units[first], chain->element_bytes, &used);
             chain->first_recurrent = le_min_size(chain->first_recurrent, first);
             chain->end_recurrent = chain->units_count;
         } else {
@@ -221,6 +222,17 @@ le_status le_chain_lay_out(const le_chain *chain, le_arena *arena, le_chain_spac
     space->hidden_rows = le_arena_take(arena, LE_CHAIN_ROWS, sizeof(void *));
     space->c_rows = le_arena_take(arena, LE_CHAIN_ROWS, sizeof(void *));
     space->h_rows = le_arena_take(arena, LE_CHAIN_ROWS, sizeof(void *));
+    space->narrow = le_arena_take(arena, chain->stages_count, sizeof *space->narrow);
+    for (size_t stage = 0; stage < chain->stages_count; stage++) {
+        const le_lstm *lstm = chain->stages[stage].lstm;
+        le_narrow_space narrow;
+        if (lstm != NULL) {
+            le_narrow_take(arena, lstm, LE_CHAIN_ROWS, &narrow);
+            if (space->narrow != NULL) {
+                space->narrow[stage] = narrow;
+            }
+        }
+    }
     const size_t gathered = layers == 0 ? 0 : LE_CHAIN_ROWS;
     space->x = le_arena_take(arena, gathered, row_bytes);
     space->y = le_arena_take(arena, gathered, row_bytes);
@@ -252,7 +264,7 @@ static void run_cell(const le_unit *unit, size_t rows, const float *const *x, co
         .c = space->c_rows,
         .h_next = cell->projection == NULL ? y : space->hidden_rows,
     };
-    unit->kernels->cell_step(cell, &step);
+    le_cell_step(unit->kernels, cell, &step, &space->narrow[unit->stage]);
     if (cell->projection != NULL) {
         unit->kernels->linear(cell->projection, rows, (const float *const *)space->hidden_rows, y);
     }

@@ -5,6 +5,7 @@
 #include "lstm.h"
 #include "lstm_engine/chain.h"
 #include "memory.h"
+#include "narrow.h"
 
 /* Rows that advance together. With 64 every weight is read once for 64 multiply-adds, and the rows' states
  * still fit a core's own cache beside the panels. */
@@ -23,6 +24,7 @@ typedef struct le_unit {
     le_unit_kind kind;
     const le_kernels *kernels;
     const le_cell *cell;
+    size_t stage; /* that it belongs to */
     const le_lstm *lstm;
     const le_linear *linear;
     le_activation activation;
@@ -61,7 +63,8 @@ typedef struct le_chain_space {
     float **hidden_rows;
     float **c_rows;
     const float **h_rows;
-    void *h, *c, *x, *y; /* blas: states, input and output gathered; and a workspace */
+    le_narrow_space *narrow; /* [stages] */
+    void *h, *c, *x, *y;     /* blas: states, input and output gathered; and a workspace */
     void *workspace;
 } le_chain_space;
 

@@ -28,10 +28,12 @@ enum {
 typedef struct cpu_features {
     int avx2_fma;
     int avx512;
+    int avx512_vnni;
+    int avx512_bf16;
 } cpu_features;
 
 static cpu_features detect(void) {
-    cpu_features features = {0, 0};
+    cpu_features features = {0, 0, 0, 0};
     unsigned eax, ebx, ecx, edx;
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) {
         return features;
@@ -54,6 +56,11 @@ static cpu_features detect(void) {
     const int bw = (ebx >> 30) & 1;
     const int vl = (ebx >> 31) & 1;
     features.avx512 = features.avx2_fma && f && dq && bw && vl && (xcr0 & zmm) == zmm;
+    features.avx512_vnni = features.avx512 && ((ecx >> 11) & 1);
+    /* Leaf 7 says in eax how many subleaves it has. */
+    if (features.avx512 && eax >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) {
+        features.avx512_bf16 = (eax >> 5) & 1;
+    }
     return features;
 }
 
@@ -61,12 +68,16 @@ int le_cpu_runs_avx512(void) {
     return detect().avx512;
 }
 
-int le_cpu_runs_avx2(void) {
-    return detect().avx2_fma;
+int le_cpu_runs_avx512_vnni(void) {
+    return detect().avx512_vnni;
 }
 
-int le_cpu_runs_neon(void) {
-    return 0;
+int le_cpu_runs_avx512_bf16(void) {
+    return detect().avx512_bf16;
+}
+
+int le_cpu_runs_avx2(void) {
+    return detect().avx2_fma;
 }
 
 #elif defined(__aarch64__)
@@ -76,36 +87,28 @@ int le_cpu_runs_neon(void) {
 #ifndef HWCAP_ASIMD
 #define HWCAP_ASIMD (1 << 1)
 #endif
+#ifndef HWCAP_ASIMDDP
+#define HWCAP_ASIMDDP (1 << 20)
+#endif
 int le_cpu_runs_neon(void) {
     return (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
+}
+int le_cpu_runs_neon_dotprod(void) {
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 }
 #else
 /* Every other system on aarch64 (macOS, the BSDs) requires Advanced SIMD. */
 int le_cpu_runs_neon(void) {
     return 1;
 }
-#endif
-
-int le_cpu_runs_avx512(void) {
-    return 0;
-}
-
-int le_cpu_runs_avx2(void) {
-    return 0;
-}
-
+/* Every Mac of this architecture has the dot products; elsewhere there is no saying. */
+int le_cpu_runs_neon_dotprod(void) {
+#if defined(__APPLE__)
+    return 1;
 #else
-
-int le_cpu_runs_avx512(void) {
     return 0;
+#endif
 }
-
-int le_cpu_runs_avx2(void) {
-    return 0;
-}
-
-int le_cpu_runs_neon(void) {
-    return 0;
-}
+#endif
 
 #endif

@@ -2,10 +2,14 @@
 #ifndef LE_CPU_H
 #define LE_CPU_H
 
-/* 1 if the CPU and the operating system run the named instruction set of instruction_sets.def. */
+/* 1 if the CPU and the operating system run the named instruction set, or extension of one, of
+ * instruction_sets.def. */
 int le_cpu_runs_avx512(void);
+int le_cpu_runs_avx512_bf16(void);
+int le_cpu_runs_avx512_vnni(void);
 int le_cpu_runs_avx2(void);
 int le_cpu_runs_neon(void);
+int le_cpu_runs_neon_dotprod(void);
 int le_cpu_runs_scalar(void);
 
 #endif

@@ -60,7 +60,8 @@ static void project_window(const cell_run *r, size_t step, size_t last_step, siz
     for (size_t index = 0; index < count; index++) {
         r->space->x_rows[index] = input_at(r, 0, step + index, first_step);
     }
-    r->lstm->kernels->cell_project(r->cell, count, r->space->x_rows, out, 4 * r->cell->padded_hidden);
+    le_cell_project(r->lstm->kernels, r->cell, count, r->space->x_rows, out, 4 * r->cell->padded_hidden,
+                    &r->space->narrow);
 }
 
 /* Set up the projection of the steps from `step` on. */
@@ -142,7 +143,7 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
         if (r->plan->ahead) {
             r->lstm->kernels->cell_step_ahead(cell, &rows, &ahead);
         } else {
-            r->lstm->kernels->cell_step(cell, &rows);
+            le_cell_step(r->lstm->kernels, cell, &rows, &space->narrow);
         }
         if (cell->projection != NULL) {
             r->lstm->kernels->linear(cell->projection, active, (const float *const *)space->hidden_rows,

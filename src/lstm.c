@@ -13,6 +13,8 @@ static le_status check_stack(const le_lstm_spec *spec) {
         (spec->backend != LE_FUSED && spec->backend != LE_BLAS) ||
         (spec->dtype != LE_FLOAT32 && spec->dtype != LE_FLOAT64) ||
         (spec->backend == LE_FUSED && spec->dtype != LE_FLOAT32) ||
+        (unsigned)spec->compute_type >= LE_COMPUTE_TYPE_COUNT ||
+        (spec->compute_type != LE_AS_DTYPE && spec->backend != LE_FUSED) ||
         (spec->backend == LE_BLAS && spec->dtype == LE_FLOAT32 && spec->sgemm == NULL) ||
         (spec->backend == LE_BLAS && spec->dtype == LE_FLOAT64 && spec->dgemm == NULL)) {
         return LE_ERROR_ARGUMENT;
@@ -91,6 +93,8 @@ le_status le_lstm_create(const le_kernels *kernels, const le_lstm_spec *spec, le
     const size_t cells = spec->layers * spec->directions;
     lstm->kernels = kernels;
     lstm->dtype = spec->dtype;
+    lstm->compute_type = spec->compute_type;
+    lstm->narrow = le_narrow_select(kernels, spec->compute_type, spec->baseline);
     lstm->backend = spec->backend;
     lstm->sgemm = spec->sgemm;
     lstm->dgemm = spec->dgemm;
@@ -111,7 +115,7 @@ le_status le_lstm_create(const le_kernels *kernels, const le_lstm_spec *spec, le
     for (size_t cell = 0; cell < cells && status == LE_OK; cell++) {
         size_t bytes = 0;
         status = spec->backend == LE_FUSED
-                     ? le_cell_pack(kernels, &spec->cells[cell], &lstm->cells[cell], &bytes)
+                     ? le_cell_pack(lstm, &spec->cells[cell], &lstm->cells[cell], &bytes)
                      : keep_blas_cell(&spec->cells[cell], le_dtype_bytes(spec->dtype),
                                       &lstm->blas_cells[cell], &bytes);
         lstm->memory_bytes += bytes;

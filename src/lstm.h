@@ -14,6 +14,8 @@ typedef struct le_blas_cell {
 struct le_lstm {
     const le_kernels *kernels;
     le_dtype dtype;
+    le_compute_type compute_type;
+    const le_narrow_kernels *narrow; /* of a narrow compute type, or NULL */
     le_backend backend;
     le_sgemm sgemm;
     le_dgemm dgemm;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "memory.h"
+#include "narrow.h"
 
 static int activation_known(le_activation activation) {
     return (unsigned)activation.kind < LE_ACTIVATION_COUNT;
@@ -42,7 +43,8 @@ static void pack_row(const le_cell *cell, size_t lanes, size_t panel_row, const 
     }
 }
 
-le_status le_cell_pack(const le_kernels *kernels, const le_cell_spec *spec, le_cell *cell, size_t *bytes) {
+le_status le_cell_pack(const le_lstm *lstm, const le_cell_spec *spec, le_cell *cell, size_t *bytes) {
+    const le_kernels *kernels = lstm->kernels;
     const size_t lanes = kernels->lanes;
     le_status status = le_cell_check(spec);
     if (status != LE_OK) {
@@ -54,7 +56,11 @@ le_status le_cell_pack(const le_kernels *kernels, const le_cell_spec *spec, le_c
     cell->output_size = spec->projection_size != 0 ? spec->projection_size : spec->hidden_size;
     cell->blocks = (spec->hidden_size + lanes - 1) / lanes;
     cell->padded_hidden = cell->blocks * lanes;
-    cell->panel_floats = (cell->input_size + cell->output_size) * 4 * lanes;
+    /* Rows of W and of R that stay float32. */
+    const int narrow = lstm->narrow != NULL;
+    const size_t input_rows = narrow && lstm->compute_type != LE_INT8_RECURRENT ? 0 : cell->input_size;
+    const size_t recurrent_rows = narrow ? 0 : cell->output_size;
+    cell->panel_floats = (input_rows + recurrent_rows) * 4 * lanes;
     cell->input_activation = spec->input_activation;
     cell->forget_activation = spec->forget_activation;
     cell->cell_activation = spec->cell_activation;
@@ -80,10 +86,10 @@ le_status le_cell_pack(const le_kernels *kernels, const le_cell_spec *spec, le_c
     }
 
     const size_t gates = 4 * cell->hidden_size;
-    for (size_t row = 0; row < cell->input_size; row++) {
+    for (size_t row = 0; row < input_rows; row++) {
         pack_row(cell, lanes, row, (const float *)spec->kernel + row * gates);
     }
-    for (size_t row = 0; row < cell->output_size; row++) {
+    for (size_t row = 0; row < recurrent_rows; row++) {
         pack_row(cell, lanes, cell->input_size + row, (const float *)spec->recurrent_kernel + row * gates);
     }
     if (spec->bias != NULL) {
@@ -99,6 +105,15 @@ le_status le_cell_pack(const le_kernels *kernels, const le_cell_spec *spec, le_c
                (const float *)spec->peepholes + row * cell->hidden_size, cell->hidden_size * sizeof(float));
     }
     *bytes = (panel_elements + bias_elements + peephole_elements) * sizeof(float);
+    if (narrow) {
+        size_t narrow_bytes = 0;
+        status = le_narrow_pack(lstm, spec, cell, &narrow_bytes);
+        if (status != LE_OK) {
+            le_cell_release(cell);
+            return status;
+        }
+        *bytes += narrow_bytes;
+    }
     if (spec->projection != NULL) {
         const le_activation none = {LE_LINEAR, 0.0f, 0.0f};
         status = le_linear_create(kernels, cell->hidden_size, cell->output_size, spec->projection, NULL, none,
@@ -116,6 +131,7 @@ void le_cell_release(le_cell *cell) {
     le_free(cell->panels);
     le_free(cell->bias);
     le_free(cell->peepholes);
+    le_narrow_release(cell->narrow);
     le_linear_destroy(cell->projection);
     memset(cell, 0, sizeof *cell);
 }

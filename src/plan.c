@@ -50,9 +50,10 @@ le_plan le_plan_run(const le_lstm *lstm, const le_run *run) {
     plan.window = 0;
     plan.ahead = 0;
     if (plan.rows <= PROJECT_ROWS && run->time > 1 && lstm->input_size != 0) {
-        plan.ahead = inputs + lstm->output_size <= AHEAD_BYTES / gate_bytes;
-        plan.window =
-            plan.ahead ? LE_AHEAD_ROWS : clamp(WINDOW_BYTES / gate_bytes, LE_AHEAD_ROWS, WINDOW_STEPS_MOST);
+        plan.ahead = lstm->narrow == NULL && inputs + lstm->output_size <= AHEAD_BYTES / gate_bytes;
+        plan.window = plan.ahead || lstm->narrow != NULL
+                          ? LE_AHEAD_ROWS
+                          : clamp(WINDOW_BYTES / gate_bytes, LE_AHEAD_ROWS, WINDOW_STEPS_MOST);
     }
     if (lstm->backend == LE_BLAS) {
         plan.chunk =
@@ -124,6 +125,7 @@ le_status le_fused_workspace(const le_lstm *lstm, const le_run *run, const le_pl
     space->projected[0] = le_arena_take(&arena, plan->window * gates, sizeof(float));
     space->projected[1] = le_arena_take(&arena, plan->ahead ? plan->window * gates : 0, sizeof(float));
     space->ahead_x = le_arena_take(&arena, plan->ahead ? plan->window * inputs : 0, sizeof(float));
+    le_narrow_take(&arena, lstm, le_max_size(rows, plan->window), &space->narrow);
     space->x_rows = le_arena_take(&arena, le_max_size(rows, plan->window), sizeof *space->x_rows);
     space->h_rows = le_arena_take(&arena, rows, sizeof *space->h_rows);
     space->init_rows = le_arena_take(&arena, rows, sizeof *space->init_rows);

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "lstm.h"
+#include "narrow.h"
 
 typedef struct le_plan {
     size_t rows;   /* rows that run through the whole sequence together */
@@ -32,9 +33,10 @@ typedef struct le_fused_space {
     float *between[2];     /* output of one layer, input of the next, in turns */
     float *hidden;         /* [rows][padded_hidden]: before the projection */
     float *projected[2];   /* [window][4 * padded_hidden]: of the present steps and of the next, in turns */
-    float *ahead_x;        /* [input of a layer][LE_AHEAD_ROWS] */
-    const float **x_rows;  /* [rows], at least window */
-    const float **h_rows;  /* [rows], and so the next four */
+    le_narrow_space narrow;
+    float *ahead_x;       /* [input of a layer][LE_AHEAD_ROWS] */
+    const float **x_rows; /* [rows], at least window */
+    const float **h_rows; /* [rows], and so the next four */
     const float **init_rows;
     float **c_rows;
     float **h_next_rows;

@@ -3,11 +3,14 @@
 
 #include "cpu.h"
 #include "kernels/kernels.h"
+#include "narrow.h"
 
 /* Each table is filled by one source, kernels/kernels.inc, which defines every member: no pointer is null. */
 #define LE_ISA(name, architecture, flags) extern const le_kernels le_kernels_##name;
+#define LE_EXTENSION(name, set, type, architecture, flags) extern const le_narrow_kernels le_##type##_##name;
 #include "instruction_sets.def"
 #undef LE_ISA
+#undef LE_EXTENSION
 
 typedef struct instruction_set {
     const le_kernels *kernels;
@@ -16,8 +19,28 @@ typedef struct instruction_set {
 
 static const instruction_set instruction_sets[] = {
 #define LE_ISA(name, architecture, flags) {&le_kernels_##name, le_cpu_runs_##name},
+#define LE_EXTENSION(name, set, type, architecture, flags)
 #include "instruction_sets.def"
 #undef LE_ISA
+#undef LE_EXTENSION
+};
+
+enum { bfloat16 = LE_BFLOAT16, int8 = LE_INT8 };
+
+/* The scalar set has no extension and ends the list, which would be empty on some architectures. */
+static const struct {
+    const le_kernels *set;
+    int type;
+    const le_narrow_kernels *kernels;
+    int (*runs)(void);
+} extensions[] = {
+#define LE_ISA(name, architecture, flags)
+#define LE_EXTENSION(name, set, type, architecture, flags)                                                   \
+    {&le_kernels_##set, type, &le_##type##_##name, le_cpu_runs_##name},
+#include "instruction_sets.def"
+#undef LE_ISA
+#undef LE_EXTENSION
+    {NULL, 0, NULL, NULL},
 };
 
 enum { INSTRUCTION_SETS = sizeof instruction_sets / sizeof instruction_sets[0] };
@@ -55,6 +78,22 @@ le_status le_isa_select(const char *name, const le_kernels **kernels) {
         }
     }
     return LE_ERROR_UNKNOWN_ISA;
+}
+
+const le_narrow_kernels *le_narrow_select(const le_kernels *kernels, le_compute_type type, int baseline) {
+    const int wanted = type == LE_INT8_RECURRENT ? LE_INT8 : (int)type;
+    for (size_t index = 0; extensions[index].set != NULL && !baseline; index++) {
+        if (extensions[index].set == kernels && extensions[index].type == wanted &&
+            extensions[index].runs()) {
+            return extensions[index].kernels;
+        }
+    }
+    return wanted == LE_INT8 ? kernels->int8 : wanted == LE_BFLOAT16 ? kernels->bfloat16 : NULL;
+}
+
+const char *le_kernels_name_for(const le_kernels *kernels, le_compute_type type) {
+    const le_narrow_kernels *narrow = le_narrow_select(kernels, type, 0);
+    return narrow == NULL ? kernels->name : narrow->name;
 }
 
 const char *le_kernels_name(const le_kernels *kernels) {

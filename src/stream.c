@@ -23,6 +23,7 @@ struct le_stream {
     stream_layer *layers;
     const float **x_rows; /* [batch] */
     float **hidden_rows;  /* [batch]: before the projection */
+    le_narrow_space narrow;
     /* blas: states as le_run takes them, and a workspace for one step */
     void *h;
     void *c;
@@ -55,6 +56,7 @@ static void lay_out_fused(le_stream *stream, le_arena *arena) {
             stream->layers[layer] = laid;
         }
     }
+    le_narrow_take(arena, lstm, batch, &stream->narrow);
     stream->x_rows = le_arena_take(arena, batch, sizeof *stream->x_rows);
     float *hidden = le_arena_take(arena, batch * stream->padded_hidden, sizeof(float));
     stream->hidden_rows = rows_of(arena, batch, hidden, stream->padded_hidden);
@@ -165,7 +167,7 @@ static void step_fused(le_stream *stream, const float *x, float *y) {
             .h_next = cell->projection == NULL ? state->h_rows[!now] : stream->hidden_rows,
             .backward = now,
         };
-        lstm->kernels->cell_step(cell, &rows);
+        le_cell_step(lstm->kernels, cell, &rows, &stream->narrow);
         if (cell->projection != NULL) {
             lstm->kernels->linear(cell->projection, stream->batch, (const float *const *)stream->hidden_rows,
                                   state->h_rows[!now]);

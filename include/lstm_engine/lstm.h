@@ -22,6 +22,23 @@ extern "C" {
 /* Element type of weights, inputs, states and outputs. */
 typedef enum le_dtype { LE_FLOAT32 = 0, LE_FLOAT64 = 1 } le_dtype;
 
+/* What the products of the gates are computed in. Inputs, states, activations and outputs are of the dtype
+ * whatever it is.
+ *
+ * LE_BFLOAT16        weights, and on CPUs that multiply bfloat16 x and h too, rounded to bfloat16; sums in
+ * float32 LE_INT8            weights with a scale for each gate and unit, x and h with a scale for each row
+ * and step; exact sums LE_INT8_RECURRENT  the same for h and its weights alone: the products of x stay
+ * float32, which has the smaller error
+ *
+ * In int8 a row whose x or h holds a NaN or an infinity gives NaN from that step on. */
+typedef enum le_compute_type {
+    LE_AS_DTYPE = 0,
+    LE_BFLOAT16 = 1,
+    LE_INT8 = 2,
+    LE_INT8_RECURRENT = 3,
+    LE_COMPUTE_TYPE_COUNT = 4
+} le_compute_type;
+
 /* Which code runs the gates: our packed kernels, or a BLAS given by the caller. */
 typedef enum le_backend { LE_FUSED = 0, LE_BLAS = 1 } le_backend;
 
@@ -53,7 +70,11 @@ typedef struct le_cell_spec {
 
 /* A stack of cells, all of one hidden and output size. */
 typedef struct le_lstm_spec {
-    le_dtype dtype; /* LE_FLOAT64 needs LE_BLAS */
+    le_dtype dtype;               /* LE_FLOAT64 needs LE_BLAS */
+    le_compute_type compute_type; /* all but LE_AS_DTYPE need LE_FLOAT32 and LE_FUSED; int8: at most 2^17
+                                     inputs and outputs */
+    int baseline; /* whether to use only what every CPU of the instruction set has, such as no VNNI: for tests
+                   */
     le_backend backend;
     le_sgemm sgemm; /* for LE_BLAS and LE_FLOAT32 */
     le_dgemm dgemm; /* for LE_BLAS and LE_FLOAT64 */
@@ -72,6 +93,10 @@ le_status le_lstm_create(const le_kernels *kernels, const le_lstm_spec *spec, le
 
 /* Free an LSTM; NULL is allowed. */
 void le_lstm_destroy(le_lstm *lstm);
+
+/* Name of the instruction set that a compute type would run on, with what it is extended by: "avx512_vnni".
+ */
+const char *le_kernels_name_for(const le_kernels *kernels, le_compute_type compute_type);
 
 /* Bytes of packed weights. */
 size_t le_lstm_memory_bytes(const le_lstm *lstm);

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from lstm_engine.activations import Activation
-from lstm_engine.options import Backend, ComputeType, check_options
+from lstm_engine.options import Backend, ComputeType, check_options, dtype_of
 
 from .base import Array
 
@@ -64,7 +64,7 @@ class Numerics:
     Parameters
     ----------
     compute_type
-        ``"float32"`` or ``"float64"``.
+        ``"float32"`` or ``"float64"``; or a narrow one for the LSTMs, beside which all else is float32.
     backend
         Of the recurrent layers: ``"auto"``, ``"fused"`` or ``"blas"``; float64 runs on blas alone.
 
@@ -83,7 +83,7 @@ class Numerics:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the values between layers."""
-        return np.dtype(self.compute_type)
+        return dtype_of(self.compute_type)
 
     @property
     def double(self) -> bool:

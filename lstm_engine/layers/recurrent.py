@@ -10,6 +10,7 @@ import numpy as np
 
 from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
 from lstm_engine.lstm import LSTM, merge
+from lstm_engine.options import dtype_of
 
 from .base import Array, Context, Layer, Mask, Shape, State, Tensor
 from .lstm_cells import LSTMCells, LSTMRunner, stacked, unstacked
@@ -364,7 +365,7 @@ class LSTMStack(SequenceLayer):
 
     def initial_state(self, batch: int, shapes: Sequence[Shape]) -> State:
         return tuple(
-            np.zeros((self.lstm.num_layers, batch, size), dtype=self.lstm.compute_type)
+            np.zeros((self.lstm.num_layers, batch, size), dtype=dtype_of(self.lstm.compute_type))
             for size in (self.lstm.output_size, self.lstm.hidden_size)
         )
 

@@ -31,6 +31,7 @@
 #include "lstm_engine/dense.h"
 #include "lstm_engine/isa.h"
 #include "lstm_engine/lstm.h"
+#include "narrow.h"
 
 struct le_linear {
     const le_kernels *kernels;
@@ -47,17 +48,19 @@ typedef struct le_cell {
     size_t input_size;
     size_t hidden_size;
     size_t output_size;
-    size_t blocks;         /* of V units */
-    size_t padded_hidden;  /* blocks * V */
-    size_t panel_floats;   /* of one block: (input_size + output_size) * 4 * V */
-    float *panels;         /* [blocks][input_size + output_size][4][V] */
-    float *bias;           /* [blocks][4][V] */
-    float *peepholes;      /* [3][padded_hidden], or NULL */
+    size_t blocks;        /* of V units */
+    size_t padded_hidden; /* blocks * V */
+    size_t
+        panel_floats; /* of one block: (input_size + output_size) * 4 * V; fewer where weights are narrow */
+    float *panels;    /* [blocks][input_size + output_size][4][V] */
+    float *bias;      /* [blocks][4][V] */
+    float *peepholes; /* [3][padded_hidden], or NULL */
     le_linear *projection; /* or NULL */
     le_activation input_activation, forget_activation, cell_activation, output_activation, hidden_activation;
     float gate_clip, cell_clip; /* 0 for none */
     int coupled;
-    int standard; /* sigmoid gates, tanh elsewhere, nothing else: the fused cell applies */
+    int standard;      /* sigmoid gates, tanh elsewhere, nothing else: the fused cell applies */
+    le_narrow *narrow; /* the gates' weights of a narrow compute type; NULL for float32 */
 } le_cell;
 
 /* One time step of a set of rows, given by pointers so that any subset of a batch needs no copy. */
@@ -104,6 +107,13 @@ struct le_kernels {
     /* projected[row] = bias + x[row] @ W, in the panel's order of units; row r at out + r * out_stride. */
     void (*cell_project)(const le_cell *cell, size_t rows, const float *const *x, float *out,
                          size_t out_stride);
+    /* Turn the pre-activations [rows][blocks][4][V] of `blocks` blocks from `block` on into the new states.
+     */
+    void (*cell_finish)(const le_cell *cell, size_t block, size_t blocks, size_t rows, const float *gates,
+                        float *const *c, float *const *h_next);
+    /* The products of the narrow compute types with what every CPU of this instruction set has; registry.c
+     * knows where there is better. */
+    const le_narrow_kernels *bfloat16, *int8;
     /* y[row] = activation(bias + x[row] @ kernel). */
     void (*linear)(const le_linear *linear, size_t rows, const float *const *x, float *const *y);
     void (*activate)(le_activation activation, size_t count, const float *x, float *y);

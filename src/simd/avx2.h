@@ -109,6 +109,15 @@ V_INLINE vi vi_sub(vi a, vi b) {
 V_INLINE vi vi_and(vi a, vi b) {
     return _mm256_and_si256(a, b);
 }
+V_INLINE vi vi_max(vi a, vi b) {
+    return _mm256_max_epi32(a, b);
+}
+V_INLINE int32_t vi_largest(vi a) {
+    __m128i half = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, _MM_SHUFFLE(1, 0, 3, 2)));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, _MM_SHUFFLE(2, 3, 0, 1)));
+    return _mm_cvtsi128_si32(half);
+}
 #define vi_shift_left(a, count) _mm256_slli_epi32((a), (count))
 #define vi_shift_right(a, count) _mm256_srai_epi32((a), (count))
 V_INLINE vf vi_to_vf(vi a) {

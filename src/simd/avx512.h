@@ -98,6 +98,12 @@ V_INLINE vi vi_sub(vi a, vi b) {
 V_INLINE vi vi_and(vi a, vi b) {
     return _mm512_and_si512(a, b);
 }
+V_INLINE vi vi_max(vi a, vi b) {
+    return _mm512_max_epi32(a, b);
+}
+V_INLINE int32_t vi_largest(vi a) {
+    return _mm512_reduce_max_epi32(a);
+}
 #define vi_shift_left(a, count) _mm512_slli_epi32((a), (count))
 #define vi_shift_right(a, count) _mm512_srai_epi32((a), (count))
 V_INLINE vf vi_to_vf(vi a) {

@@ -120,6 +120,12 @@ V_INLINE vi vi_sub(vi a, vi b) {
 V_INLINE vi vi_and(vi a, vi b) {
     return vandq_s32(a, b);
 }
+V_INLINE vi vi_max(vi a, vi b) {
+    return vmaxq_s32(a, b);
+}
+V_INLINE int32_t vi_largest(vi a) {
+    return vmaxvq_s32(a);
+}
 #define vi_shift_left(a, count) vshlq_n_s32((a), (count))
 #define vi_shift_right(a, count) vshrq_n_s32((a), (count))
 V_INLINE vf vi_to_vf(vi a) {

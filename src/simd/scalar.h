@@ -100,6 +100,12 @@ V_INLINE vi vi_sub(vi a, vi b) {
 V_INLINE vi vi_and(vi a, vi b) {
     return a & b;
 }
+V_INLINE vi vi_max(vi a, vi b) {
+    return a > b ? a : b;
+}
+V_INLINE int32_t vi_largest(vi a) {
+    return a;
+}
 V_INLINE vi vi_shift_left(vi a, int count) {
     return (vi)((uint32_t)a << count);
 }
