@@ -84,7 +84,7 @@ def extension(name: str, **options: object) -> Extension:
         # Generated code is not ours to warn about. Most of it never runs, and a step is as fast with -Os.
         # The C core is compiled with all the warnings and optimisations above.
         extra_compile_args=["-std=c11", "-Os", "-g0", "-fvisibility=hidden", "-Wno-unused-function", *SECTIONS],
-        extra_link_args=LINK,
+        extra_link_args=[*LINK, "-pthread"],
         depends=DEPENDS,
         **options,
     )

@@ -15,6 +15,7 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
         LE_ERROR_CLOSED_ID
         LE_ERROR_UNKNOWN_ID
         LE_ERROR_FULL
+        LE_ERROR_INTERRUPTED
 
     const char *le_status_message(le_status status)
 
@@ -94,6 +95,17 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
     const char *le_kernels_name_for(const le_kernels *kernels, le_compute_type compute_type)
     size_t le_lstm_memory_bytes(const le_lstm *lstm)
 
+    ctypedef struct le_threads:
+        pass
+
+    le_status le_threads_create(size_t count, le_threads **threads)
+    void le_threads_destroy(le_threads *threads)
+    size_t le_threads_count(const le_threads *threads)
+    size_t le_threads_alive(const le_threads *threads)
+
+    ctypedef enum le_split:
+        LE_FASTEST
+
     ctypedef struct le_run:
         size_t batch
         size_t time
@@ -111,7 +123,14 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
         const uint8_t *mask
         int zero_masked
         const int64_t *lengths
+        le_threads *threads
+        le_split split
+        size_t members
+        int (*interrupted)(void *context)
+        void *interrupted_context
 
+    void le_lstm_take_threads(const le_lstm *lstm, le_run *run)
+    void le_lstm_give_threads(le_run *run)
     le_status le_lstm_workspace_bytes(const le_lstm *lstm, const le_run *run, size_t *bytes)
     le_status le_lstm_run(const le_lstm *lstm, const le_run *run, void *workspace)
 

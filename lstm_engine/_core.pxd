@@ -2,15 +2,22 @@
 
 cimport numpy as cnp
 
-from lstm_engine._c_api cimport le_activation, le_kernels, le_linear, le_lstm, le_status
+from lstm_engine._c_api cimport le_activation, le_kernels, le_linear, le_lstm, le_status, le_threads
 
 
 cdef class Kernels:
     cdef const le_kernels *table
 
 
+cdef class Threads:
+    cdef le_threads *pool
+    cdef object asked
+    cdef readonly int split
+
+
 cdef class CoreLSTM:
     cdef le_lstm *lstm
+    cdef readonly Threads threads
     cdef readonly str backend
     cdef readonly str isa
     cdef readonly object dtype

@@ -26,12 +26,26 @@ class Kernels:
     def select(name: str | None = None) -> Kernels:
         """Return the named instruction set, or that of ``LSTM_ENGINE_ISA``, or the best one here."""
 
+class Threads:
+    """Threads that the LSTMs of one model share; made when a call first needs them, asleep between calls."""
+
+    def __init__(self, count: int, asked: int | str | None = None, split: int = 0) -> None: ...
+    split: int
+    @property
+    def count(self) -> int:
+        """Threads of one call, the caller's included."""
+
+    @property
+    def alive(self) -> int:
+        """Threads that have been made so far."""
+
 def instruction_sets() -> dict[str, bool]:
     """Every instruction set compiled in, best first, and whether this CPU runs it."""
 
 class CoreLSTM:
     """Packed weights of an LSTM stack; immutable, shared by any number of threads."""
 
+    threads: Threads | None
     backend: str
     isa: str
     dtype: np.dtype[Any]
@@ -49,6 +63,7 @@ class CoreLSTM:
         compute_type: str = "float32",
         isa: str | None = None,
         baseline: bool = False,
+        threads: Threads | None = None,
     ) -> None: ...
     def run(
         self,

@@ -1,6 +1,7 @@
 """The compiled core: argument checks, then C. No arithmetic happens here."""
 
 cimport cython
+from cpython.exc cimport PyErr_Occurred
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport free
@@ -13,6 +14,7 @@ from lstm_engine._c_api cimport (
     LE_AS_DTYPE,
     LE_BFLOAT16,
     LE_BLAS,
+    LE_ERROR_INTERRUPTED,
     LE_ERROR_MEMORY,
     LE_ERROR_UNKNOWN_ISA,
     LE_ERROR_UNSUPPORTED_ISA,
@@ -42,18 +44,26 @@ from lstm_engine._c_api cimport (
     le_linear_run,
     le_lstm_create,
     le_lstm_destroy,
+    le_lstm_give_threads,
     le_lstm_memory_bytes,
     le_lstm_run,
     le_lstm_spec,
+    le_lstm_take_threads,
     le_lstm_workspace_bytes,
     le_run,
     le_sgemm,
     le_softmax,
+    le_split,
     le_status,
     le_status_message,
+    le_threads_alive,
+    le_threads_count,
+    le_threads_create,
+    le_threads_destroy,
 )
 
 import os
+import threading
 
 import numpy as np
 
@@ -61,6 +71,10 @@ from lstm_engine.errors import LstmEngineError, ShapeError
 from lstm_engine.options import dtype_of
 
 cnp.import_array()
+
+cdef extern from "Python.h":
+    # Without "except -1": the exception stays set for the call's own end to raise.
+    int PyErr_CheckSignals()
 
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void **pointer, size_t alignment, size_t size)
@@ -75,9 +89,25 @@ cdef Py_ssize_t KEPT_WORKSPACES = 8
 ACTIVATION_COUNT = <int>LE_ACTIVATION_COUNT
 
 
+# Multiply-adds from which a call looks for signals on the way: a millisecond or more.
+cdef double INTERRUPTIBLE_ABOVE = 50_000_000.0
+
+
+cdef int interrupted(void *context) noexcept with gil:
+    """Run the handlers of the signals that have arrived; 1 if one of them raises. Only the main thread has any."""
+    return PyErr_CheckSignals() != 0
+
+
 cdef int check(le_status status) except -1:
     if status == LE_OK:
         return 0
+    if status == LE_ERROR_INTERRUPTED:
+        if PyErr_Occurred() != NULL:
+            return -1  # what the handler of the signal has raised
+        raise LstmEngineError(
+            "lstm_engine: this process was forked by the handler of a signal that arrived in the middle of a call; the "
+            "call cannot go on in the child: make it again"
+        )
     message = le_status_message(status).decode()
     if status == LE_ERROR_MEMORY:
         raise MemoryError(f"lstm_engine: {message}")
@@ -133,6 +163,45 @@ cdef class Workspace:
                 raise MemoryError(f"lstm_engine: no memory for {size} bytes of workspace; use a smaller batch")
             self.size = size
         return 0
+
+
+@cython.final
+cdef class Threads:
+    """Threads that the LSTMs of one model share; made when a call first needs them, asleep between calls.
+
+    Parameters
+    ----------
+    count
+        Threads of one call, the caller's included.
+    asked
+        What the user asked for, to be counted anew after a pickle; None for ``count``.
+    split
+        For tests: what the threads share out wherever the shape allows it, as numbered in the C core; 0 for what is the
+        fastest.
+    """
+
+    def __cinit__(self, size_t count, asked=None, split=0):
+        check(le_threads_create(count, &self.pool))
+        self.asked = count if asked is None else asked
+        self.split = split
+
+    def __dealloc__(self):
+        le_threads_destroy(self.pool)
+
+    def __reduce__(self):
+        from lstm_engine.thread_count import shared_threads
+
+        return shared_threads, (self.asked,)
+
+    @property
+    def count(self):
+        """Threads of one call, the caller's included."""
+        return le_threads_count(self.pool)
+
+    @property
+    def alive(self):
+        """Threads that have been made so far."""
+        return le_threads_alive(self.pool)
 
 
 def instruction_sets():
@@ -202,7 +271,8 @@ cdef class CoreLSTM:
     def __cinit__(self):
         self.lstm = NULL
 
-    def __init__(self, weights, *, backend="auto", compute_type="float32", isa=None, bint baseline=False):
+    def __init__(self, weights, *, backend="auto", compute_type="float32", isa=None, bint baseline=False,
+                 Threads threads=None):
         cdef Kernels kernels = Kernels.select(isa)
         if self.lstm != NULL:
             raise LstmEngineError("CoreLSTM: an LSTM is immutable and cannot be initialised twice")
@@ -257,6 +327,7 @@ cdef class CoreLSTM:
             check(status)
         finally:
             PyMem_Free(specs)
+        self.threads = threads
         self.backend = backend
         self.isa = kernels.name
         self.dtype = dtype
@@ -349,18 +420,28 @@ cdef class CoreLSTM:
         run.mask = <const uint8_t *>data_of(mask)
         run.lengths = <const int64_t *>data_of(lengths)
         run.zero_masked = zero_masked
-        check(le_lstm_workspace_bytes(self.lstm, &run, &bytes))
-        # The list is touched under the GIL only: each caller has a workspace of its own.
-        workspace = self.workspaces.pop() if self.workspaces else Workspace()
-        workspace.reserve(bytes)
-        if self.step_operations * batch * time > RELEASE_GIL_ABOVE:
-            with nogil:
+        operations = self.step_operations * batch * time
+        if self.threads is not None:
+            run.threads = self.threads.pool
+            run.split = <le_split>self.threads.split
+        if operations > INTERRUPTIBLE_ABOVE and threading.current_thread() is threading.main_thread():
+            run.interrupted = &interrupted
+        le_lstm_take_threads(self.lstm, &run)
+        try:
+            check(le_lstm_workspace_bytes(self.lstm, &run, &bytes))
+            # The list is touched under the GIL only: each caller has a workspace of its own.
+            workspace = self.workspaces.pop() if self.workspaces else Workspace()
+            workspace.reserve(bytes)
+            if operations > RELEASE_GIL_ABOVE:
+                with nogil:
+                    status = le_lstm_run(self.lstm, &run, workspace.memory)
+            else:
                 status = le_lstm_run(self.lstm, &run, workspace.memory)
-        else:
-            status = le_lstm_run(self.lstm, &run, workspace.memory)
+            check(status)
+        finally:
+            le_lstm_give_threads(&run)
         if workspace.size <= KEPT_WORKSPACE_BYTES and len(self.workspaces) < KEPT_WORKSPACES:
             self.workspaces.append(workspace)
-        check(status)
         return out, h_n, c_n
 
 

@@ -16,6 +16,7 @@ from .layers.keras_layers import build_layer
 from .layers.numerics import Numerics
 from .model import Model, TensorSpec
 from .options import Backend, ComputeType, check_options
+from .thread_count import NumThreads, shared_threads
 
 __all__ = ["build_model"]
 
@@ -24,7 +25,7 @@ def build_model(
     description: ModelDescription,
     *,
     compute_type: ComputeType = "float32",
-    num_threads: int = 1,
+    num_threads: NumThreads = 1,
     backend: Backend = "auto",
 ) -> Model:
     """Make the model that a description means.
@@ -44,7 +45,7 @@ def build_model(
         If the parts of the description do not fit together: all problems are named.
     """
     check_options(compute_type, num_threads, backend)
-    numerics = Numerics(compute_type, backend)
+    numerics = Numerics(compute_type, backend, shared_threads(num_threads))
     problems = Problems()
     build = _layer_builder(description, numerics, problems)
     inputs: dict[str, Shape] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -17,22 +16,25 @@ def config() -> dict[str, Any]:
     dict
         ``version``; ``instruction_set`` in use and ``instruction_sets`` compiled in, each with whether
         this CPU runs it; ``backend`` that ``"auto"`` means for float32; ``backends``; ``compute_types``, each with
-        what its kernels run on; ``num_threads`` of a call by default; ``cpus`` that this process may use; ``blas``: the
-        library that SciPy was built with (None if SciPy is not installed); ``python`` and ``numpy`` versions.
+        what its kernels run on; ``num_threads`` of a call by default, and ``num_threads_auto``: what
+        ``num_threads="auto"`` means; ``cpus`` that this process may keep busy, by its affinity mask and its cgroup;
+        ``blas``: the library that SciPy was built with (None if SciPy is not installed); ``python`` and ``numpy``
+        versions.
 
     Raises
     ------
     LstmEngineError
-        If ``LSTM_ENGINE_ISA`` names an instruction set that is unknown or that this CPU does not run.
+        If ``LSTM_ENGINE_ISA`` names an instruction set that is unknown or that this CPU does not run, or
+        ``LSTM_ENGINE_NUM_THREADS`` or ``OMP_NUM_THREADS`` is no positive integer.
     """
     import numpy as np
 
     from . import __version__
     from ._core import Kernels, instruction_sets
     from .options import COMPUTE_TYPES
+    from .thread_count import thread_count, usable_cpus
 
     kernels = Kernels.select()
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "version": __version__,
         "instruction_set": kernels.name,
@@ -41,7 +43,8 @@ def config() -> dict[str, Any]:
         "backends": ["fused", "blas"],
         "compute_types": {name: "blas" if name == "float64" else kernels.name_for(name) for name in COMPUTE_TYPES},
         "num_threads": 1,
-        "cpus": cpus,
+        "num_threads_auto": thread_count("auto"),
+        "cpus": usable_cpus(),
         "blas": _blas(),
         "python": sys.version.split()[0],
         "numpy": np.__version__,

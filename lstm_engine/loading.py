@@ -10,6 +10,7 @@ from .errors import FormatError, UnsupportedModelError
 from .formats.limits import Limits, reading
 from .model import Model
 from .options import Backend, ComputeType, check_options
+from .thread_count import NumThreads
 
 __all__ = ["load"]
 
@@ -19,7 +20,7 @@ def load(
     *,
     config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     compute_type: ComputeType = "float32",
-    num_threads: int = 1,
+    num_threads: NumThreads = 1,
     backend: Backend = "auto",
     limits: Limits | None = None,
     allow_nonfinite: bool = False,
@@ -39,7 +40,9 @@ def load(
         ``"float32"`` or ``"float64"``; or, for the products of the LSTMs' gates alone while all else stays float32,
         ``"bfloat16"``, ``"int8"`` or ``"int8_recurrent"`` (int8, but the products of the inputs in float32).
     num_threads
-        Threads of one call: 1.
+        Threads of one call, 1 to leave it on the caller's own; ``"auto"``: ``LSTM_ENGINE_NUM_THREADS`` of the
+        environment, else ``OMP_NUM_THREADS``, else all CPUs. Never more than the affinity mask and the cgroup allow.
+        The threads are made at the first call that is faster with them. The bits do not depend on them.
     backend
         Of the recurrent layers: ``"fused"`` (our kernels), ``"blas"`` (SciPy's BLAS), or ``"auto"``: fused wherever
         this CPU has a vector instruction set that we know, else blas; float64 runs on blas.
@@ -76,7 +79,7 @@ def _load(
     path: str | os.PathLike[str],
     config: str | os.PathLike[str] | Mapping[str, Any] | None,
     compute_type: ComputeType,
-    num_threads: int,
+    num_threads: NumThreads,
     backend: Backend,
     verify: bool,
 ) -> Model:

@@ -14,10 +14,11 @@ from .arrays import Axes, as_float_array, as_lengths, as_mask
 from .errors import ShapeError, UnsupportedModelError
 from .formats.limits import Limits, reading
 from .options import Backend, ComputeType, check_options, check_sizes
+from .thread_count import NumThreads, shared_threads
 from .weights import CellWeights, Direction, LSTMWeights
 
 if TYPE_CHECKING:
-    from ._core import CoreLSTM
+    from ._core import CoreLSTM, Threads
     from ._stream import Stream, StreamPool
 
 __all__ = ["LSTM", "MergeMode", "merge"]
@@ -60,7 +61,7 @@ class LSTM:
         ``"float32"``; ``"float64"`` (blas backend only); ``"bfloat16"``, ``"int8"`` or ``"int8_recurrent"`` (fused
         backend only), which compute the products of the gates in fewer bits, and all else in float32.
     num_threads
-        Threads of one call: 1.
+        Threads of one call, or ``"auto"``; see :func:`lstm_engine.load`.
     backend
         ``"fused"``: our packed kernels. ``"blas"``: gate products by SciPy's BLAS. ``"auto"``: fused wherever this
         CPU has a vector instruction set that we know, else blas; never decided by the input.
@@ -85,21 +86,22 @@ class LSTM:
         weights: LSTMWeights,
         *,
         compute_type: ComputeType = "float32",
-        num_threads: int = 1,
+        num_threads: NumThreads | Threads = 1,
         backend: Backend = "auto",
         merge_mode: MergeMode | None = "concat",
         zero_masked: bool = False,
         isa: str | None = None,
     ) -> None:
-        from ._core import CoreLSTM
+        from ._core import CoreLSTM, Threads
 
         if not isinstance(weights, LSTMWeights):
             raise ShapeError(
                 f"weights: expected LSTMWeights, found {type(weights).__name__}; use LSTM.from_weights for plain "
                 "arrays, LSTM.from_torch or LSTM.from_keras for files"
             )
-        check_options(compute_type, num_threads, backend)
         check_sizes(compute_type, weights)
+        threads = num_threads if isinstance(num_threads, Threads) else shared_threads(num_threads)
+        check_options(compute_type, 1, backend)
         if merge_mode not in _MERGE_MODES:
             raise UnsupportedModelError(
                 f"merge_mode: expected one of {', '.join(map(repr, _MERGE_MODES))}, found {merge_mode!r}"
@@ -113,7 +115,7 @@ class LSTM:
             "isa": isa,
         }
         self._weights = weights
-        self._core = CoreLSTM(weights, backend=backend, compute_type=compute_type, isa=isa)
+        self._core = CoreLSTM(weights, backend=backend, compute_type=compute_type, isa=isa, threads=threads)
         self._plain = weights.num_directions == 1 or merge_mode == "concat"
 
     # ---- other ways to make one ----
@@ -472,6 +474,11 @@ class LSTM:
     def isa(self) -> str:
         """The instruction set in use."""
         return self._core.isa
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that a call may use, its caller's included."""
+        return 1 if self._core.threads is None else self._core.threads.count
 
     @property
     def core(self) -> CoreLSTM:

@@ -24,6 +24,7 @@ from .layers.streaming import stages as stages_of
 from .layers.torch_layers import BatchNorm1d, Conv1d
 from .lstm import LSTM
 from .options import Backend, ComputeType, check_options
+from .thread_count import NumThreads, shared_threads
 
 if TYPE_CHECKING:
     from ._stream import Stream, StreamPool
@@ -124,6 +125,11 @@ class Model:
     def compute_type(self) -> str:
         """The type that it computes in."""
         return self._numerics.compute_type
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that a call may use, its caller's included."""
+        return 1 if self._numerics.threads is None else self._numerics.threads.count
 
     @property
     def backend(self) -> str:
@@ -494,7 +500,7 @@ class Sequential(Model):
     compute_type
         As of :func:`lstm_engine.load`; that of the LSTMs if None.
     num_threads
-        1.
+        As in :func:`lstm_engine.load`; an LSTM keeps its own.
     backend
         Of the layers; an LSTM keeps its own.
     name
@@ -514,7 +520,7 @@ class Sequential(Model):
         *,
         input_shape: Sequence[int | None] | None = None,
         compute_type: ComputeType | None = None,
-        num_threads: int = 1,
+        num_threads: NumThreads = 1,
         backend: Backend = "auto",
         name: str = "sequential",
     ) -> None:
@@ -529,7 +535,7 @@ class Sequential(Model):
             )
         chosen: Any = types.pop() if types else "float32"
         check_options(chosen, num_threads, backend)
-        numerics = Numerics(chosen, backend)
+        numerics = Numerics(chosen, backend, shared_threads(num_threads))
         shape = _first_shape(wrapped) if input_shape is None else (None, *input_shape)
         indices = wrapped[0].takes_indices is True
         builder = GraphBuilder()

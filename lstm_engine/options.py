@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from .errors import UnsupportedModelError
+from .thread_count import NumThreads, check_num_threads
 
 if TYPE_CHECKING:
     from .weights import LSTMWeights
@@ -52,7 +53,7 @@ def check_sizes(compute_type: str, weights: LSTMWeights) -> None:
             )
 
 
-def check_options(compute_type: str, num_threads: int, backend: str) -> None:
+def check_options(compute_type: str, num_threads: NumThreads, backend: str) -> None:
     """Raise UnsupportedModelError unless the options can be had together.
 
     Parameters
@@ -61,7 +62,7 @@ def check_options(compute_type: str, num_threads: int, backend: str) -> None:
         ``"float32"``; ``"float64"`` (blas backend only); ``"bfloat16"``, ``"int8"`` or ``"int8_recurrent"`` (fused
         backend only).
     num_threads
-        Threads of one call: 1.
+        Threads of one call: a positive integer, or ``"auto"``.
     backend
         ``"auto"``, ``"fused"`` or ``"blas"``.
     """
@@ -80,8 +81,4 @@ def check_options(compute_type: str, num_threads: int, backend: str) -> None:
             f"backend: the blas backend computes in float32 and float64, found compute_type {compute_type!r}; use "
             "backend='auto' or 'fused'"
         )
-    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads != 1:
-        raise UnsupportedModelError(
-            f"num_threads: expected 1, the number of threads of one call in this version, found {num_threads!r}; "
-            "run several calls from threads of your own: the GIL is released"
-        )
+    check_num_threads(num_threads)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .lstm import LSTM
     from .model import Model
     from .options import Backend, ComputeType
+from .thread_count import NumThreads
 
 __all__ = ["golden_subject", "load_lstm", "load_saved", "save", "verify_saved"]
 
@@ -71,7 +72,7 @@ def load_saved(
     path: str | os.PathLike[str],
     *,
     compute_type: ComputeType = "float32",
-    num_threads: int = 1,
+    num_threads: NumThreads = 1,
     backend: Backend = "auto",
     verify: bool = False,
 ) -> Model:

@@ -7,6 +7,8 @@
 
 #include "memory.h"
 #include "plan.h"
+#include "run_groups.h"
+#include "watch.h"
 
 /* One layer in one direction over a group of rows. */
 typedef struct cell_run {
@@ -16,8 +18,9 @@ typedef struct cell_run {
     le_fused_space *space;
     const le_cell *cell;
     le_cell_state *state;
-    size_t first_row; /* of the group, in the batch */
-    size_t rows;
+    const le_group *group;
+    size_t rows; /* of the group */
+    le_watch *watch;
     int backward;
     const float *input;
     le_view input_view;
@@ -50,7 +53,7 @@ static void fill_skipped(const cell_run *r, size_t row, float *slot) {
 /* Input of the row at a step. */
 static const float *input_at(const cell_run *r, size_t row, size_t step, size_t first_step) {
     size_t time;
-    le_step_time(r->run, r->first_row + row, step, r->backward, &time);
+    le_step_time(r->run, le_group_row(r->group, row), step, r->backward, &time);
     return r->input + le_view_at(&r->input_view, row, time, step - first_step);
 }
 
@@ -88,6 +91,9 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
     le_ahead ahead = {0};
     float *projected = space->projected[0];
     for (size_t step = first_step; step < last_step; step++) {
+        if (le_watch_stopped(r->watch)) {
+            return;
+        }
         size_t active = 0;
         const size_t in_window = r->plan->window == 0 ? 0 : (step - first_step) % r->plan->window;
         if (r->plan->window != 0 && in_window == 0) {
@@ -104,7 +110,7 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
         }
         for (size_t row = 0; row < r->rows; row++) {
             size_t time;
-            const int is_active = le_step_time(r->run, r->first_row + row, step, r->backward, &time);
+            const int is_active = le_step_time(r->run, le_group_row(r->group, row), step, r->backward, &time);
             float *slot = r->output == NULL
                               ? NULL
                               : r->output + le_view_at(&r->output_view, row, time, step - first_step);
@@ -173,7 +179,7 @@ static void begin_cell(const cell_run *r, size_t index) {
     memset(state->h[0], 0, r->rows * padded_output * sizeof(float));
     memset(state->has_output, 0, r->rows);
     for (size_t row = 0; row < r->rows; row++) {
-        const size_t source = index * r->run->batch + r->first_row + row;
+        const size_t source = index * r->run->batch + le_group_row(r->group, row);
         if (h0 != NULL) {
             memcpy(state->h[0] + row * padded_output, h0 + source * lstm->output_size,
                    lstm->output_size * sizeof(float));
@@ -191,7 +197,7 @@ static void end_cell(const cell_run *r, size_t index) {
     float *h_n = r->run->h_n;
     float *c_n = r->run->c_n;
     for (size_t row = 0; row < r->rows; row++) {
-        const size_t target = index * r->run->batch + r->first_row + row;
+        const size_t target = index * r->run->batch + le_group_row(r->group, row);
         if (h_n != NULL) {
             memcpy(h_n + target * lstm->output_size, r->state->current[row],
                    lstm->output_size * sizeof(float));
@@ -207,7 +213,7 @@ static void end_cell(const cell_run *r, size_t index) {
 static void write_last(const cell_run *r, size_t direction) {
     const size_t size = r->lstm->output_size;
     for (size_t row = 0; row < r->rows; row++) {
-        float *y = (float *)r->run->y + (r->first_row + row) * r->run->y_row_stride + direction * size;
+        float *y = (float *)r->run->y + le_group_row(r->group, row) * r->run->y_row_stride + direction * size;
         if (r->state->has_output[row]) {
             memcpy(y, r->state->current[row], size * sizeof(float));
         } else {
@@ -218,11 +224,11 @@ static void write_last(const cell_run *r, size_t direction) {
 
 /* Set up layer `layer`, direction `direction`: where its input comes from and where its output goes. */
 static cell_run layer_run(const le_lstm *lstm, const le_run *run, const le_plan *plan, le_fused_space *space,
-                          size_t layer, size_t direction, size_t first_row, size_t rows) {
+                          size_t layer, size_t direction, const le_group *group, le_watch *watch) {
     const size_t index = layer * lstm->directions + direction;
     const size_t width = lstm->directions * lstm->output_size;
     const size_t steps = lstm->directions == 2 ? run->time : plan->chunk;
-    const le_view between = {0, steps * width, width, lstm->directions == 1};
+    const le_view between = {0, steps * width, width, lstm->directions == 1, NULL};
     cell_run r = {
         .lstm = lstm,
         .run = run,
@@ -230,13 +236,14 @@ static cell_run layer_run(const le_lstm *lstm, const le_run *run, const le_plan 
         .space = space,
         .cell = &lstm->cells[index],
         .state = &space->states[index],
-        .first_row = first_row,
-        .rows = rows,
+        .group = group,
+        .rows = group->rows,
+        .watch = watch,
         .backward = le_runs_backward(lstm, direction),
     };
     if (layer == 0) {
         r.input = run->x;
-        r.input_view = (le_view){first_row * run->x_row_stride, run->x_row_stride, run->x_time_stride, 0};
+        r.input_view = le_batch_view(group, run->x_row_stride, run->x_time_stride);
     } else {
         r.input = space->between[(layer - 1) & 1];
         r.input_view = between;
@@ -247,22 +254,23 @@ static cell_run layer_run(const le_lstm *lstm, const le_run *run, const le_plan 
         r.output_view.offset = direction * lstm->output_size;
     } else if (run->y != NULL && run->sequences) {
         r.output = run->y;
-        r.output_view = (le_view){first_row * run->y_row_stride + direction * lstm->output_size,
-                                  run->y_row_stride, run->y_time_stride, 0};
+        r.output_view = le_batch_view(group, run->y_row_stride, run->y_time_stride);
+        r.output_view.offset += direction * lstm->output_size;
     }
     return r;
 }
 
-static void run_group(const le_lstm *lstm, const le_run *run, const le_plan *plan, le_fused_space *space,
-                      size_t first_row, size_t rows) {
+static void run_group(const le_lstm *lstm, const le_run *run, const le_plan *plan, void *member_space,
+                      const le_group *group, le_watch *watch) {
+    le_fused_space *space = member_space;
     const int whole = lstm->directions == 2;
-    for (size_t row = 0; row < rows; row++) {
+    for (size_t row = 0; row < group->rows; row++) {
         space->hidden_rows[row] = space->hidden + row * le_round_up(lstm->hidden_size, lstm->kernels->lanes);
     }
     /* A stack of one direction goes up chunk by chunk; a bidirectional layer needs the whole sequence. */
     for (size_t layer = 0; layer < lstm->layers; layer++) {
         for (size_t direction = 0; direction < lstm->directions; direction++) {
-            const cell_run r = layer_run(lstm, run, plan, space, layer, direction, first_row, rows);
+            const cell_run r = layer_run(lstm, run, plan, space, layer, direction, group, watch);
             begin_cell(&r, layer * lstm->directions + direction);
             for (size_t step = 0; whole && step < run->time; step += plan->chunk) {
                 run_chunk(&r, step, le_min_size(step + plan->chunk, run->time));
@@ -271,13 +279,13 @@ static void run_group(const le_lstm *lstm, const le_run *run, const le_plan *pla
     }
     for (size_t step = 0; !whole && step < run->time; step += plan->chunk) {
         for (size_t layer = 0; layer < lstm->layers; layer++) {
-            const cell_run r = layer_run(lstm, run, plan, space, layer, 0, first_row, rows);
+            const cell_run r = layer_run(lstm, run, plan, space, layer, 0, group, watch);
             run_chunk(&r, step, le_min_size(step + plan->chunk, run->time));
         }
     }
     for (size_t layer = 0; layer < lstm->layers; layer++) {
         for (size_t direction = 0; direction < lstm->directions; direction++) {
-            const cell_run r = layer_run(lstm, run, plan, space, layer, direction, first_row, rows);
+            const cell_run r = layer_run(lstm, run, plan, space, layer, direction, group, watch);
             end_cell(&r, layer * lstm->directions + direction);
             if (layer + 1 == lstm->layers && run->y != NULL && !run->sequences) {
                 write_last(&r, direction);
@@ -288,14 +296,11 @@ static void run_group(const le_lstm *lstm, const le_run *run, const le_plan *pla
 
 le_status le_fused_run(const le_lstm *lstm, const le_run *run, void *workspace) {
     const le_plan plan = le_plan_run(lstm, run);
-    le_fused_space space;
+    le_fused_work work;
     size_t bytes;
-    const le_status status = le_fused_workspace(lstm, run, &plan, workspace, &space, &bytes);
+    const le_status status = le_fused_workspace(lstm, run, &plan, workspace, &work, &bytes);
     if (status != LE_OK) {
         return status;
     }
-    for (size_t row = 0; row < run->batch; row += plan.rows) {
-        run_group(lstm, run, &plan, &space, row, le_min_size(plan.rows, run->batch - row));
-    }
-    return LE_OK;
+    return le_run_groups(lstm, run, &plan, &work.rows, work.spaces, sizeof *work.spaces, run_group);
 }

@@ -6,6 +6,7 @@
 #include "memory.h"
 #include "pack.h"
 #include "plan.h"
+#include "float_state.h"
 
 /* Check what no single cell can know: that the cells of a stack fit together. */
 static le_status check_stack(const le_lstm_spec *spec) {
@@ -179,9 +180,30 @@ le_status le_lstm_run(const le_lstm *lstm, const le_run *run, void *workspace) {
     if (status != LE_OK || workspace == NULL) {
         return status != LE_OK ? status : LE_ERROR_ARGUMENT;
     }
+    const le_float_state before = le_float_state_enter();
     if (lstm->backend == LE_FUSED) {
-        return le_fused_run(lstm, run, workspace);
+        status = le_fused_run(lstm, run, workspace);
+    } else {
+        status = lstm->dtype == LE_FLOAT64 ? le_blas_run_float64(lstm, run, workspace)
+                                           : le_blas_run_float32(lstm, run, workspace);
     }
-    return lstm->dtype == LE_FLOAT64 ? le_blas_run_float64(lstm, run, workspace)
-                                     : le_blas_run_float32(lstm, run, workspace);
+    le_float_state_leave(before);
+    return status;
+}
+
+void le_lstm_take_threads(const le_lstm *lstm, le_run *run) {
+    run->members = run->threads == NULL ? 1 : le_threads_count(run->threads);
+    if (run->members > 1 && check_run(lstm, run) == LE_OK) {
+        const le_plan plan = le_plan_run(lstm, run);
+        run->members = le_threads_take(run->threads, plan.members);
+    } else {
+        run->members = 1;
+    }
+}
+
+void le_lstm_give_threads(le_run *run) {
+    if (run->members > 1) {
+        le_threads_give(run->threads);
+        run->members = 1;
+    }
 }

@@ -40,6 +40,15 @@ static inline int le_runs_backward(const le_lstm *lstm, size_t direction) {
     return lstm->directions == 2 ? direction == 1 : lstm->reverse;
 }
 
+/* Multiply-adds of one step of one row through the whole stack, about. */
+static inline double le_step_operations(const le_lstm *lstm) {
+    const double outputs = (double)lstm->output_size;
+    const double first = (double)lstm->input_size + outputs;
+    const double later = (double)lstm->directions * outputs + outputs;
+    return 4.0 * (double)lstm->hidden_size * (double)lstm->directions *
+           (first + (double)(lstm->layers - 1) * later);
+}
+
 /* One run of each backend over a workspace laid out by the plan; see plan.h. */
 le_status le_fused_run(const le_lstm *lstm, const le_run *run, void *workspace);
 le_status le_blas_run_float32(const le_lstm *lstm, const le_run *run, void *workspace);

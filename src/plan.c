@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include "memory.h"
+#include "split.h"
 
 /* Rows of a group. Every step of a group streams all panels once; with 64 rows the multiply-adds take an
  * order of magnitude longer than that even from the last-level cache, while the group's states still fit a
@@ -47,6 +48,7 @@ le_plan le_plan_run(const le_lstm *lstm, const le_run *run) {
         const size_t row_steps = BETWEEN_WHOLE_BYTES / (4 * step_bytes);
         plan.rows = clamp(row_steps / le_max_size(run->time, 1), 1, plan.rows);
     }
+    le_choose_split(lstm, run, &plan);
     plan.window = 0;
     plan.ahead = 0;
     if (plan.rows <= PROJECT_ROWS && run->time > 1 && lstm->input_size != 0) {
@@ -90,71 +92,112 @@ static le_status arena_status(const le_arena *arena, int overflow, size_t *bytes
     return LE_OK;
 }
 
-le_status le_fused_workspace(const le_lstm *lstm, const le_run *run, const le_plan *plan, void *base,
-                             le_fused_space *space, size_t *bytes) {
-    le_fused_space measured;
-    le_arena arena = {base, 0, 0};
-    int overflow = 0;
-    if (space == NULL) {
-        space = &measured;
+static le_row_order take_order(le_arena *arena, const le_run *run) {
+    const size_t count = run->lengths == NULL ? 0 : run->batch;
+    le_row_order rows;
+    rows.order = le_arena_take(arena, count, sizeof *rows.order);
+    rows.sorted = le_arena_take(arena, count, sizeof *rows.sorted);
+    if (count == 0) {
+        rows.order = NULL;
     }
+    return rows;
+}
+
+/* Lay out one member's part. */
+static void take_fused_space(le_arena *arena, const le_lstm *lstm, const le_plan *plan, size_t between,
+                             le_fused_space *space) {
     const size_t rows = plan->rows;
     const size_t lanes = lstm->kernels->lanes;
     const size_t padded_hidden = le_round_up(lstm->hidden_size, lanes);
     const size_t padded_output = le_round_up(lstm->output_size, lanes);
     const size_t cells = lstm->layers * lstm->directions;
-    space->states = le_arena_take(&arena, cells, sizeof *space->states);
+    space->states = le_arena_take(arena, cells, sizeof *space->states);
     for (size_t cell = 0; cell < cells; cell++) {
         le_cell_state state;
-        state.c = le_arena_take(&arena, rows * padded_hidden, sizeof(float));
-        state.h[0] = le_arena_take(&arena, rows * padded_output, sizeof(float));
-        state.h[1] = le_arena_take(&arena, rows * padded_output, sizeof(float));
-        state.current = le_arena_take(&arena, rows, sizeof *state.current);
-        state.has_output = le_arena_take(&arena, rows, 1);
+        state.c = le_arena_take(arena, rows * padded_hidden, sizeof(float));
+        state.h[0] = le_arena_take(arena, rows * padded_output, sizeof(float));
+        state.h[1] = le_arena_take(arena, rows * padded_output, sizeof(float));
+        state.current = le_arena_take(arena, rows, sizeof *state.current);
+        state.has_output = le_arena_take(arena, rows, 1);
         if (space->states != NULL) {
             space->states[cell] = state;
         }
     }
-    const size_t between = between_elements(lstm, run, plan, &overflow);
-    space->between[0] = le_arena_take(&arena, between, sizeof(float));
+    space->between[0] = le_arena_take(arena, between, sizeof(float));
     space->between[1] =
-        le_arena_take(&arena, lstm->layers > 2 || lstm->directions == 2 ? between : 0, sizeof(float));
-    space->hidden = le_arena_take(&arena, rows * padded_hidden, sizeof(float));
+        le_arena_take(arena, lstm->layers > 2 || lstm->directions == 2 ? between : 0, sizeof(float));
+    space->hidden = le_arena_take(arena, rows * padded_hidden, sizeof(float));
     const size_t inputs = le_max_size(lstm->input_size, lstm->directions * lstm->output_size);
     const size_t gates = 4 * padded_hidden;
-    space->projected[0] = le_arena_take(&arena, plan->window * gates, sizeof(float));
-    space->projected[1] = le_arena_take(&arena, plan->ahead ? plan->window * gates : 0, sizeof(float));
-    space->ahead_x = le_arena_take(&arena, plan->ahead ? plan->window * inputs : 0, sizeof(float));
-    le_narrow_take(&arena, lstm, le_max_size(rows, plan->window), &space->narrow);
-    space->x_rows = le_arena_take(&arena, le_max_size(rows, plan->window), sizeof *space->x_rows);
-    space->h_rows = le_arena_take(&arena, rows, sizeof *space->h_rows);
-    space->init_rows = le_arena_take(&arena, rows, sizeof *space->init_rows);
-    space->c_rows = le_arena_take(&arena, rows, sizeof *space->c_rows);
-    space->h_next_rows = le_arena_take(&arena, rows, sizeof *space->h_next_rows);
-    space->hidden_rows = le_arena_take(&arena, rows, sizeof *space->hidden_rows);
+    space->projected[0] = le_arena_take(arena, plan->window * gates, sizeof(float));
+    space->projected[1] = le_arena_take(arena, plan->ahead ? plan->window * gates : 0, sizeof(float));
+    space->ahead_x = le_arena_take(arena, plan->ahead ? plan->window * inputs : 0, sizeof(float));
+    le_narrow_take(arena, lstm, le_max_size(rows, plan->window), &space->narrow);
+    space->x_rows = le_arena_take(arena, le_max_size(rows, plan->window), sizeof *space->x_rows);
+    space->h_rows = le_arena_take(arena, rows, sizeof *space->h_rows);
+    space->init_rows = le_arena_take(arena, rows, sizeof *space->init_rows);
+    space->c_rows = le_arena_take(arena, rows, sizeof *space->c_rows);
+    space->h_next_rows = le_arena_take(arena, rows, sizeof *space->h_next_rows);
+    space->hidden_rows = le_arena_take(arena, rows, sizeof *space->hidden_rows);
+    /* What two threads write must not share a pair of cache lines. */
+    (void)le_arena_take(arena, LE_APART_BYTES, 1);
+}
+
+le_status le_fused_workspace(const le_lstm *lstm, const le_run *run, const le_plan *plan, void *base,
+                             le_fused_work *work, size_t *bytes) {
+    le_fused_work measured;
+    le_fused_space space;
+    le_arena arena = {base, 0, 0};
+    int overflow = 0;
+    if (work == NULL) {
+        work = &measured;
+    }
+    const size_t between = between_elements(lstm, run, plan, &overflow);
+    work->rows = take_order(&arena, run);
+    work->spaces = le_arena_take(&arena, plan->members, sizeof *work->spaces);
+    for (size_t member = 0; member < plan->members; member++) {
+        take_fused_space(&arena, lstm, plan, between, &space);
+        if (base != NULL) {
+            work->spaces[member] = space;
+        }
+    }
     return arena_status(&arena, overflow, bytes);
 }
 
-le_status le_blas_workspace(const le_lstm *lstm, const le_run *run, const le_plan *plan, void *base,
-                            le_blas_space *space, size_t *bytes) {
-    le_blas_space measured;
-    le_arena arena = {base, 0, 0};
-    int overflow = 0;
-    if (space == NULL) {
-        space = &measured;
-    }
+static void take_blas_space(le_arena *arena, const le_lstm *lstm, const le_plan *plan, size_t between,
+                            le_blas_space *space) {
     const size_t rows = plan->rows;
     const size_t element = le_dtype_bytes(lstm->dtype);
     const size_t cells = lstm->layers * lstm->directions;
     const size_t inputs = le_max_size(lstm->input_size, lstm->directions * lstm->output_size);
-    space->h = le_arena_take(&arena, cells * rows * lstm->output_size, element);
-    space->c = le_arena_take(&arena, cells * rows * lstm->hidden_size, element);
-    space->last = le_arena_take(&arena, cells * rows * lstm->output_size, element);
+    space->h = le_arena_take(arena, cells * rows * lstm->output_size, element);
+    space->c = le_arena_take(arena, cells * rows * lstm->hidden_size, element);
+    space->last = le_arena_take(arena, cells * rows * lstm->output_size, element);
+    space->between[0] = le_arena_take(arena, between, element);
+    space->between[1] = le_arena_take(arena, between, element);
+    space->gathered = le_arena_take(arena, plan->chunk * rows * inputs, element);
+    space->gates = le_arena_take(arena, plan->chunk * rows * 4 * lstm->hidden_size, element);
+    space->hidden = le_arena_take(arena, rows * lstm->hidden_size, element);
+    (void)le_arena_take(arena, LE_APART_BYTES, 1);
+}
+
+le_status le_blas_workspace(const le_lstm *lstm, const le_run *run, const le_plan *plan, void *base,
+                            le_blas_work *work, size_t *bytes) {
+    le_blas_work measured;
+    le_blas_space space;
+    le_arena arena = {base, 0, 0};
+    int overflow = 0;
+    if (work == NULL) {
+        work = &measured;
+    }
     const size_t between = between_elements(lstm, run, plan, &overflow);
-    space->between[0] = le_arena_take(&arena, between, element);
-    space->between[1] = le_arena_take(&arena, between, element);
-    space->gathered = le_arena_take(&arena, plan->chunk * rows * inputs, element);
-    space->gates = le_arena_take(&arena, plan->chunk * rows * 4 * lstm->hidden_size, element);
-    space->hidden = le_arena_take(&arena, rows * lstm->hidden_size, element);
+    work->rows = take_order(&arena, run);
+    work->spaces = le_arena_take(&arena, plan->members, sizeof *work->spaces);
+    for (size_t member = 0; member < plan->members; member++) {
+        take_blas_space(&arena, lstm, plan, between, &space);
+        if (base != NULL) {
+            work->spaces[member] = space;
+        }
+    }
     return arena_status(&arena, overflow, bytes);
 }

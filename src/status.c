@@ -12,6 +12,7 @@ const char *le_status_message(le_status status) {
         [LE_ERROR_UNKNOWN_ID] = "no stream of that number was ever opened here",
         [LE_ERROR_CLOSED_ID] = "the stream of that number was closed",
         [LE_ERROR_REPEATED_ID] = "a stream stands twice among those that are to advance",
+        [LE_ERROR_INTERRUPTED] = "the run was interrupted before its end",
     };
     if ((unsigned)status >= LE_STATUS_COUNT) {
         return "unknown status";

@@ -1,6 +1,7 @@
 /* Streams: a state that advances one step at a time; all that a step needs is laid out beforehand. */
 #include <string.h>
 
+#include "float_state.h"
 #include "lstm.h"
 #include "memory.h"
 #include "plan.h"
@@ -182,7 +183,9 @@ static void step_fused(le_stream *stream, const float *x, float *y) {
 
 void le_stream_step(le_stream *stream, const void *x, void *y) {
     if (stream->lstm->backend == LE_FUSED) {
+        const le_float_state before = le_float_state_enter();
         step_fused(stream, x, y);
+        le_float_state_leave(before);
         return;
     }
     const le_run run = one_step(stream, x, y);

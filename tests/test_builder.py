@@ -282,7 +282,7 @@ def test_a_fixed_batch_is_left_open_since_rows_never_mix() -> None:
     ("options", "message"),
     [
         ({"compute_type": "int4"}, "compute_type"),
-        ({"num_threads": 2}, "num_threads"),
+        ({"num_threads": "all"}, "num_threads"),
         ({"backend": "cuda"}, "backend"),
         ({"compute_type": "float64", "backend": "fused"}, "fused"),
     ],

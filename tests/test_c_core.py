@@ -54,7 +54,7 @@ def compile_core(compiler: str, machine: str, folder: Path, *, optimise: list[st
         subprocess.run([compiler, *WARNINGS, *optimise, *include, *flags, "-c", source, "-o", target], check=True)
         objects.append(target)
     program = folder / "test_core"
-    subprocess.run([compiler, *optimise, *link, *objects, "-o", program, "-lm"], check=True)
+    subprocess.run([compiler, *optimise, *link, *objects, "-o", program, "-lm", "-pthread"], check=True)
     return program
 
 

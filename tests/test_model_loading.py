@@ -107,10 +107,10 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compute_type": "int8"}, "compute_type: expected one of .*'int8'"),
-        ({"compute_type": "bfloat16"}, "compute_type"),
-        ({"num_threads": 4}, "num_threads: expected 1"),
-        ({"num_threads": True}, "num_threads: expected 1"),
+        ({"compute_type": "int4"}, "compute_type: expected one of .*'int4'"),
+        ({"compute_type": "bfloat16", "backend": "blas"}, "backend"),
+        ({"num_threads": 0}, "num_threads: expected a positive integer or 'auto'"),
+        ({"num_threads": True}, "num_threads: expected a positive integer"),
         ({"backend": "onnx"}, "backend: expected one of"),
         ({"backend": "fused", "compute_type": "float64"}, "the fused backend computes in float32"),
     ],

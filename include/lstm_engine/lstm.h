@@ -14,6 +14,7 @@
 #include "activation.h"
 #include "isa.h"
 #include "status.h"
+#include "threads.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -101,6 +102,13 @@ const char *le_kernels_name_for(const le_kernels *kernels, le_compute_type compu
 /* Bytes of packed weights. */
 size_t le_lstm_memory_bytes(const le_lstm *lstm);
 
+/* What the threads of a run share out. */
+typedef enum le_split {
+    LE_FASTEST, /* what is the fastest for the shape */
+    LE_ALONE,   /* nothing: one thread */
+    LE_ROWS     /* groups of rows */
+} le_split;
+
 /* A batch of sequences to run. Pointers are to the LSTM's dtype.
  *
  * The features of one step are contiguous: element (row, step, feature) of x lies at
@@ -126,13 +134,27 @@ typedef struct le_run {
     int zero_masked;        /* output of a skipped step: zero, instead of the previous output */
     const int64_t *lengths; /* (batch,), 0 <= length <= time, or NULL. Not together with mask: outputs past a
                                row's length are zero, and time runs backward from the row's last real step */
+    le_threads *threads;    /* whose threads help, or NULL */
+    le_split split; /* LE_FASTEST; or another one, to be taken wherever the shape allows it, for tests */
+    size_t members; /* threads that take part: what le_lstm_take_threads has set, or 0 or 1 for the caller
+                       alone */
+    int (*interrupted)(
+        void *context); /* called some 20 times a second by the caller's own thread while the run goes
+                           on; if it returns 1 the run stops with LE_ERROR_INTERRUPTED. Or NULL */
+    void *interrupted_context;
 } le_run;
 
-/* Bytes of workspace that le_lstm_run needs for this run (64-byte aligned). Bounded in batch; bounded in time
- * except for bidirectional stacks of several layers. */
+/* Take as many of run->threads for this run as make it faster, and set run->members: 1, and nothing is taken,
+ * where one thread is as fast or the pool is busy. le_lstm_workspace_bytes and le_lstm_run come after, then
+ * le_lstm_give_threads. The bits do not depend on it. */
+void le_lstm_take_threads(const le_lstm *lstm, le_run *run);
+void le_lstm_give_threads(le_run *run);
+
+/* Bytes of workspace that le_lstm_run needs for this run (64-byte aligned). Bounded in batch, but for one
+ * size_t a row where there are lengths; bounded in time except for bidirectional stacks of several layers. */
 le_status le_lstm_workspace_bytes(const le_lstm *lstm, const le_run *run, size_t *bytes);
 
-/* Run a batch of sequences. Allocates nothing. */
+/* Run a batch of sequences. Allocates nothing. LE_ERROR_INTERRUPTED if run->interrupted said so. */
 le_status le_lstm_run(const le_lstm *lstm, const le_run *run, void *workspace);
 
 /* The state of `batch` sequences that advance together through a stack of one direction, forward in time. */

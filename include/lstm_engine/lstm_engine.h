@@ -9,5 +9,6 @@
 #include "lstm.h"
 #include "pool.h"
 #include "status.h"
+#include "threads.h"
 
 #endif

@@ -17,7 +17,8 @@ typedef enum le_status {
     LE_ERROR_UNKNOWN_ID = 7,      /* no stream of that number was ever opened here */
     LE_ERROR_CLOSED_ID = 8,       /* the stream of that number was closed */
     LE_ERROR_REPEATED_ID = 9,     /* a stream stands twice among those that are to advance */
-    LE_STATUS_COUNT = 10
+    LE_ERROR_INTERRUPTED = 10, /* the caller's own check asked a run to stop; its outputs are not complete */
+    LE_STATUS_COUNT = 11
 } le_status;
 
 /* Return one sentence for a status, never NULL; the string is static. */

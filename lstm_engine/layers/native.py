@@ -295,7 +295,8 @@ def _value(argument: str, annotation: str, value: Any, numerics: Numerics | None
             return _made_cells(value, (GRUCell, SimpleCell))
     elif isinstance(value, LayerDescription):
         if value.class_name == "LSTM" and "LSTM" in kinds and numerics is not None:
-            return _made_lstm(value, {"compute_type": numerics.compute_type, "backend": numerics.backend})
+            options = {"compute_type": numerics.compute_type, "backend": numerics.backend}
+            return _made_lstm(value, {**options, "num_threads": numerics.threads or 1})
         if "Layer" in kinds and numerics is not None:
             return build(value, numerics)
     elif isinstance(value, dict):

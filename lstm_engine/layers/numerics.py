@@ -19,6 +19,7 @@ from lstm_engine.options import Backend, ComputeType, check_options, dtype_of
 from .base import Array
 
 if TYPE_CHECKING:
+    from lstm_engine._core import Threads
     from lstm_engine.lstm import LSTM
     from lstm_engine.weights import LSTMWeights
 
@@ -67,6 +68,8 @@ class Numerics:
         ``"float32"`` or ``"float64"``; or a narrow one for the LSTMs, beside which all else is float32.
     backend
         Of the recurrent layers: ``"auto"``, ``"fused"`` or ``"blas"``; float64 runs on blas alone.
+    threads
+        That the LSTMs of the model share; None for one thread.
 
     Raises
     ------
@@ -76,6 +79,7 @@ class Numerics:
 
     compute_type: ComputeType = "float32"
     backend: Backend = "auto"
+    threads: Threads | None = None
 
     def __post_init__(self) -> None:
         check_options(self.compute_type, 1, self.backend)
@@ -94,7 +98,7 @@ class Numerics:
         """Return the packed LSTM stack."""
         from lstm_engine.lstm import LSTM
 
-        return LSTM(weights, compute_type=self.compute_type, backend=self.backend)
+        return LSTM(weights, compute_type=self.compute_type, num_threads=self.threads or 1, backend=self.backend)
 
     def linear(self, kernel: Array, bias: Array | None = None, activation: Activation | None = None) -> LinearMap:
         """Return ``activation(x @ kernel + bias)``, packed; kernel (in_features, out_features)."""

@@ -15,6 +15,7 @@ from lstm_engine.layers.base import Layer
 from lstm_engine.layers.numerics import Numerics
 from lstm_engine.model import Model
 from lstm_engine.options import Backend, ComputeType, check_options
+from lstm_engine.thread_count import NumThreads, shared_threads
 
 from .graph import OnnxGraph, OnnxValue
 from .program import Program
@@ -228,7 +229,7 @@ def _owned(value: Array) -> Array:
 
 
 def build_onnx_model(
-    graph: OnnxGraph, *, compute_type: ComputeType = "float32", num_threads: int = 1, backend: Backend = "auto"
+    graph: OnnxGraph, *, compute_type: ComputeType = "float32", num_threads: NumThreads = 1, backend: Backend = "auto"
 ) -> OnnxModel:
     """Make the model that an ONNX graph means.
 
@@ -245,7 +246,7 @@ def build_onnx_model(
         As of :class:`OnnxModel`.
     """
     check_options(compute_type, num_threads, backend)
-    return OnnxModel(graph, Numerics(compute_type, backend))
+    return OnnxModel(graph, Numerics(compute_type, backend, shared_threads(num_threads)))
 
 
 def lstm_weights_from_onnx(graph: OnnxGraph, node: str | None) -> LSTMWeights:

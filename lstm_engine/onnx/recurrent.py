@@ -9,6 +9,7 @@ stand in the order input, output, forget, cell, those of its peepholes in the or
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -126,7 +127,7 @@ def _check_shapes(site: Site, gates: int, w: Array, r: Array, b: Array | None, p
 
 def _numerics(site: Site, w: Array) -> Numerics:
     """Return the numerics of a node: those of the model, float64 where the file's weights are."""
-    return DOUBLE if w.dtype == np.float64 else site.numerics
+    return replace(DOUBLE, threads=site.numerics.threads) if w.dtype == np.float64 else site.numerics
 
 
 # --- LSTM -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,330 @@
+#if defined(__linux__)
+#define _GNU_SOURCE /* pthread_setname_np */
+#endif
+#include "threads.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "float_state.h"
+#include "memory.h"
+
+/* Looks at a counter before a thread goes to sleep. A look takes 10 to 40 ns: some 20 microseconds, about
+ * what going to sleep and being woken costs. A run that comes at once after another finds the threads awake.
+ */
+enum { LOOKS = 1000 };
+
+/* A job is announced as one number: which one, and how many members take part. */
+enum { MEMBER_BITS = 12 };
+
+typedef struct worker {
+    le_threads *threads;
+    size_t member;
+    size_t seen; /* the last job that was announced before the thread was made */
+    pthread_t handle;
+} worker;
+
+struct le_threads {
+    size_t count;
+    worker *workers; /* [count - 1] */
+    atomic_size_t alive;
+    le_threads *previous, *next; /* of all pools of the process */
+
+    atomic_int taken;
+    pthread_t taker;
+    atomic_int lost;
+    atomic_int stopped;
+
+    pthread_mutex_t lock;
+    pthread_cond_t called; /* a job was announced */
+    pthread_cond_t moved;  /* a counter counted, the job has ended or is to stop */
+    atomic_size_t idle;    /* workers that sleep until a job comes */
+    atomic_size_t asleep;  /* members of a job that sleep in it */
+    int ending;
+
+    le_counter job;
+    le_task task;
+    void *context;
+    le_counter running; /* workers that have not ended the job */
+};
+
+/* Every pool, for the child of a fork, which has to forget their threads. */
+static pthread_mutex_t pools_lock = PTHREAD_MUTEX_INITIALIZER;
+static le_threads *pools;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+static int fork_handled;
+
+static void before_fork(void) {
+    pthread_mutex_lock(&pools_lock);
+}
+
+static void after_fork_in_parent(void) {
+    pthread_mutex_unlock(&pools_lock);
+}
+
+/* The child has one thread: nobody else looks. Locks may have been held by threads that are not here: they
+ * are made anew. */
+static void after_fork_in_child(void) {
+    for (le_threads *threads = pools; threads != NULL; threads = threads->next) {
+        pthread_mutex_init(&threads->lock, NULL);
+        pthread_cond_init(&threads->called, NULL);
+        pthread_cond_init(&threads->moved, NULL);
+        atomic_store(&threads->idle, 0);
+        atomic_store(&threads->asleep, 0);
+        atomic_store(&threads->alive, 0);
+        atomic_store(&threads->running.value, 0);
+        threads->ending = 0;
+        if (atomic_load(&threads->taken)) {
+            const int ours = pthread_equal(threads->taker, pthread_self()) != 0;
+            atomic_store(&threads->taken, ours);
+            atomic_store(&threads->lost, ours);
+        }
+    }
+    pthread_mutex_unlock(&pools_lock);
+}
+
+static void handle_forks(void) {
+    fork_handled = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
+}
+
+le_status le_threads_create(size_t count, le_threads **result) {
+    if (result == NULL || count == 0 || count > LE_THREADS_MOST) {
+        return LE_ERROR_ARGUMENT;
+    }
+    pthread_once(&fork_once, handle_forks);
+    if (!fork_handled) {
+        return LE_ERROR_MEMORY;
+    }
+    le_threads *threads = le_allocate(1, le_round_up(sizeof *threads, LE_APART_BYTES));
+    worker *workers = le_allocate(count - 1, sizeof *workers);
+    if (threads == NULL || workers == NULL) {
+        le_free(threads);
+        le_free(workers);
+        return LE_ERROR_MEMORY;
+    }
+    threads->count = count;
+    threads->workers = workers;
+    pthread_mutex_init(&threads->lock, NULL);
+    pthread_cond_init(&threads->called, NULL);
+    pthread_cond_init(&threads->moved, NULL);
+    pthread_mutex_lock(&pools_lock);
+    threads->next = pools;
+    if (pools != NULL) {
+        pools->previous = threads;
+    }
+    pools = threads;
+    pthread_mutex_unlock(&pools_lock);
+    *result = threads;
+    return LE_OK;
+}
+
+static void wake(le_threads *threads, pthread_cond_t *sleepers) {
+    /* The lock orders this after the last look of a thread that goes to sleep. */
+    pthread_mutex_lock(&threads->lock);
+    pthread_cond_broadcast(sleepers);
+    pthread_mutex_unlock(&threads->lock);
+}
+
+void le_threads_destroy(le_threads *threads) {
+    if (threads == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&pools_lock);
+    if (threads->previous != NULL) {
+        threads->previous->next = threads->next;
+    } else {
+        pools = threads->next;
+    }
+    if (threads->next != NULL) {
+        threads->next->previous = threads->previous;
+    }
+    pthread_mutex_unlock(&pools_lock);
+    pthread_mutex_lock(&threads->lock);
+    threads->ending = 1;
+    pthread_cond_broadcast(&threads->called);
+    pthread_mutex_unlock(&threads->lock);
+    const size_t alive = atomic_load(&threads->alive);
+    for (size_t index = 0; index < alive; index++) {
+        pthread_join(threads->workers[index].handle, NULL);
+    }
+    pthread_cond_destroy(&threads->called);
+    pthread_cond_destroy(&threads->moved);
+    pthread_mutex_destroy(&threads->lock);
+    le_free(threads->workers);
+    le_free(threads);
+}
+
+size_t le_threads_count(const le_threads *threads) {
+    return threads->count;
+}
+
+size_t le_threads_alive(const le_threads *threads) {
+    return atomic_load(&threads->alive);
+}
+
+static void look_again(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+
+/* A worker's wait for a job other than `seen`; 0: the pool ends. */
+static size_t next_job(le_threads *threads, size_t seen) {
+    for (int look = 0; look < LOOKS; look++) {
+        const size_t job = atomic_load_explicit(&threads->job.value, memory_order_acquire);
+        if (job != seen) {
+            return job;
+        }
+        look_again();
+    }
+    size_t job;
+    pthread_mutex_lock(&threads->lock);
+    atomic_fetch_add(&threads->idle, 1);
+    while ((job = atomic_load(&threads->job.value)) == seen && !threads->ending) {
+        pthread_cond_wait(&threads->called, &threads->lock);
+    }
+    atomic_fetch_sub(&threads->idle, 1);
+    pthread_mutex_unlock(&threads->lock);
+    return job == seen ? 0 : job;
+}
+
+static void name_this_thread(size_t member) {
+#if defined(__linux__)
+    char name[16]; /* the most that Linux takes */
+    snprintf(name, sizeof name, "lstm_engine/%u", (unsigned)(member % 1000));
+    (void)pthread_setname_np(pthread_self(), name);
+#else
+    (void)member;
+#endif
+}
+
+static void *work(void *argument) {
+    const worker *self = argument;
+    le_threads *threads = self->threads;
+    name_this_thread(self->member);
+    /* A new thread has the state of the one that made it. */
+    (void)le_float_state_enter();
+    size_t seen = self->seen;
+    while ((seen = next_job(threads, seen)) != 0) {
+        if (self->member < (seen & ((1u << MEMBER_BITS) - 1))) {
+            threads->task(threads->context, self->member);
+            if (atomic_fetch_sub(&threads->running.value, 1) == 1 && atomic_load(&threads->asleep) != 0) {
+                wake(threads, &threads->moved);
+            }
+        }
+    }
+    return NULL;
+}
+
+/* Make the threads that `members` members need; fewer if they cannot be had. */
+static void start(le_threads *threads, size_t members) {
+    sigset_t all, before;
+    sigfillset(&all);
+    /* Signals are for the host's own threads. */
+    if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0) {
+        return;
+    }
+    for (size_t index = atomic_load(&threads->alive); index + 1 < members; index++) {
+        worker *one = &threads->workers[index];
+        one->threads = threads;
+        one->member = index + 1;
+        one->seen = atomic_load(&threads->job.value);
+        if (pthread_create(&one->handle, NULL, work, one) != 0) {
+            break;
+        }
+        atomic_store(&threads->alive, index + 1);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+size_t le_threads_take(le_threads *threads, size_t wanted) {
+    if (threads == NULL || wanted < 2 || threads->count < 2 || atomic_exchange(&threads->taken, 1)) {
+        return 1;
+    }
+    threads->taker = pthread_self();
+    wanted = le_min_size(wanted, threads->count);
+    if (atomic_load(&threads->alive) + 1 < wanted) {
+        start(threads, wanted);
+    }
+    const size_t members = le_min_size(wanted, atomic_load(&threads->alive) + 1);
+    atomic_store(&threads->stopped, 0);
+    if (members == 1) {
+        le_threads_give(threads);
+    }
+    return members;
+}
+
+void le_threads_give(le_threads *threads) {
+    atomic_store(&threads->lost, 0);
+    atomic_store(&threads->taken, 0);
+}
+
+void le_threads_run(le_threads *threads, size_t members, le_task task, void *context) {
+    threads->task = task;
+    threads->context = context;
+    atomic_store(&threads->running.value, members - 1);
+    const size_t number = (atomic_load(&threads->job.value) >> MEMBER_BITS) + 1;
+    /* Sequentially consistent, like a sleeper's count of itself and its last look: one of the two is seen. */
+    atomic_store(&threads->job.value, number << MEMBER_BITS | members);
+    if (atomic_load(&threads->idle) != 0) {
+        wake(threads, &threads->called);
+    }
+    task(context, 0);
+    for (int look = 0; look < LOOKS; look++) {
+        if (atomic_load_explicit(&threads->running.value, memory_order_acquire) == 0) {
+            return;
+        }
+        look_again();
+    }
+    pthread_mutex_lock(&threads->lock);
+    atomic_fetch_add(&threads->asleep, 1);
+    while (atomic_load(&threads->running.value) != 0) {
+        pthread_cond_wait(&threads->moved, &threads->lock);
+    }
+    atomic_fetch_sub(&threads->asleep, 1);
+    pthread_mutex_unlock(&threads->lock);
+}
+
+void le_threads_announce(le_threads *threads, le_counter *counter, size_t value) {
+    atomic_store(&counter->value, value);
+    if (atomic_load(&threads->asleep) != 0) {
+        wake(threads, &threads->moved);
+    }
+}
+
+int le_threads_await(le_threads *threads, const le_counter *counter, size_t value) {
+    for (int look = 0; look < LOOKS; look++) {
+        if (atomic_load_explicit(&counter->value, memory_order_acquire) >= value) {
+            return 1;
+        }
+        if (le_threads_stopped(threads)) {
+            return 0;
+        }
+        look_again();
+    }
+    pthread_mutex_lock(&threads->lock);
+    atomic_fetch_add(&threads->asleep, 1);
+    while (atomic_load(&counter->value) < value && !atomic_load(&threads->stopped)) {
+        pthread_cond_wait(&threads->moved, &threads->lock);
+    }
+    atomic_fetch_sub(&threads->asleep, 1);
+    pthread_mutex_unlock(&threads->lock);
+    return !le_threads_stopped(threads);
+}
+
+void le_threads_stop(le_threads *threads) {
+    atomic_store(&threads->stopped, 1);
+    wake(threads, &threads->moved);
+}
+
+int le_threads_stopped(const le_threads *threads) {
+    return atomic_load_explicit(&threads->stopped, memory_order_relaxed);
+}
+
+int le_threads_lost(const le_threads *threads) {
+    return atomic_load_explicit(&threads->lost, memory_order_relaxed);
+}
