@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from described import input_layer, layer
+from described import model as model_of
 from recorded import load_arrays, manifest
 
 import lstm_engine as le
 from lstm_engine.activations import Activation
+from lstm_engine.builder import build_model
 from lstm_engine.layers import LayerNormalization
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -179,6 +182,16 @@ def test_every_activation_as_onnx(activation: str | None, tmp_path: Path) -> Non
 def test_an_embedding_as_onnx(tmp_path: Path) -> None:
     model = le.Sequential([le.Embedding(random(7, 3)), lstm(), le.LastStep()])
     compared(model, tmp_path / "m.onnx", np.array([[1, 2, 6], [0, 3, 5]]))
+
+
+@pytest.mark.parametrize("shape", [(0, 6, 4), (2, 6, 4)])
+def test_an_empty_batch_of_an_exported_model(shape: tuple[int, ...], tmp_path: Path) -> None:
+    layers = [
+        layer("shaped", "Reshape", "x", config={"target_shape": [-1, 2, 4]}),
+        layer("flat", "Flatten", "shaped", config={}),
+    ]
+    flat = build_model(model_of(input_layer("x", 6, 4), *layers))
+    compared(flat, tmp_path / "m.onnx", np.ones(shape, np.float32))
 
 
 def test_all_that_onnx_has_no_words_for_is_named_together(tmp_path: Path) -> None:

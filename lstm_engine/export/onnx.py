@@ -393,12 +393,16 @@ def _flatten(to: _Writer, node: Node, x: list[str]) -> list[str]:
     layer: Any = node.layer
     if layer.channels_first and len(node.input_shapes[0]) > 2:
         raise UnsupportedModelError("data_format='channels_first' has no counterpart")
-    return [to.one("Reshape", x[0], to.sizes(0, -1))]
+    # Unlike a Reshape to (0, -1) it takes an empty batch.
+    return [to.one("Flatten", x[0], axis=1)]
 
 
 def _reshape(to: _Writer, node: Node, x: list[str]) -> list[str]:
     layer: Any = node.layer
-    return [to.one("Reshape", x[0], to.sizes(0, *layer.target))]
+    # Known sizes rather than the -1 that stands for them, which nobody can work out for an empty batch.
+    known = [size for size in node.output_shapes[0][1:] if size is not None]
+    target = known if len(known) == len(layer.target) else layer.target
+    return [to.one("Reshape", x[0], to.sizes(0, *target))]
 
 
 def _permute(to: _Writer, node: Node, x: list[str]) -> list[str]:

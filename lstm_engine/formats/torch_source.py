@@ -191,6 +191,11 @@ def torch_class(source: Any, classes: tuple[str, ...]) -> str | None:
 
 def _check_additions(source: Any, name: str) -> None:
     """Refuse what users hang on a module to change what it computes; weight normalisation is understood."""
+    if "forward" in getattr(source, "__dict__", {}):
+        raise UnsupportedModelError(
+            f"source: the forward of this {name} has been replaced by another one, whose results may differ; put the "
+            "class's own back (del module.forward), or give the state_dict()"
+        )
     hooks = [
         hook
         for hooks in ("_forward_pre_hooks", "_forward_hooks")

@@ -107,6 +107,8 @@ HOOK = SimpleNamespace(values=lambda: [lambda module, given: None])
         (plain("Bilinear"), "torch.nn.modules.some.Bilinear is none of the modules that are understood"),
         (stand_in("Net", "__main__")(), "__main__.Net is none of the modules .* le.Sequential"),
         (Own(weight=np.ones((2, 2))), "Own has a forward of its own"),
+        (plain("Linear", forward=lambda x: x), "the forward of this .*Linear has been replaced"),
+        (plain("ReLU", forward=lambda x: x), "the forward of this .*ReLU has been replaced"),
         (plain("Linear", _forward_hooks=HOOK), "has the forward hook .*lambda"),
         (plain("Linear", parametrizations={"weight": [object()]}), "weight of .* is parametrized by object"),
         (stand_in("Linear", "torch.ao.nn.quantized.dynamic")(), "keeps its weights packed.*float model"),
