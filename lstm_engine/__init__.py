@@ -26,7 +26,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from ._stream import Stream, StreamPool
+    from ._stream import SlidingWindow, Stream, StreamPool
     from .activations import Activation
     from .configuration import config
     from .formats.limits import Limits
@@ -60,6 +60,7 @@ __all__ = [
     "Model",
     "Sequential",
     "ShapeError",
+    "SlidingWindow",
     "StateError",
     "Stream",
     "StreamPool",
@@ -89,6 +90,7 @@ _LAZY: Final = {
     "Limits": "formats.limits",
     "Model": "model",
     "Sequential": "model",
+    "SlidingWindow": "_stream",
     "Stream": "_stream",
     "StreamPool": "_stream",
     "config": "configuration",

@@ -187,6 +187,16 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
     void le_pool_step(le_pool *pool, size_t count, const int64_t *steps, const void *x, void *y)
     void le_pool_touch(le_pool *pool, size_t count, double now)
 
+    ctypedef struct le_window:
+        pass
+
+    le_status le_window_create(const le_chain *chain, size_t length, size_t batch, le_window **window)
+    void le_window_destroy(le_window *window)
+    void le_window_reset(le_window *window)
+    size_t le_window_samples(const le_window *window)
+    int le_window_push(le_window *window, const void *x, void *y, int defer)
+    void le_window_settle(le_window *window)
+
     le_status le_linear_create(const le_kernels *kernels, size_t input_size, size_t output_size, const float *kernel,
                                const float *bias, le_activation activation, le_linear **linear)
     void le_linear_destroy(le_linear *linear)

@@ -86,3 +86,23 @@ class StreamPool:
 
     def evict(self, idle: float) -> list[int]:
         """Close every stream that was not used for ``idle`` seconds; returns their ids."""
+
+class SlidingWindow:
+    """A prediction for every sample, each over the last ``length`` samples from a zero state."""
+
+    source: Model | LSTM
+    length: int
+    batch: int | None
+    def __init__(self, source: Model | LSTM, length: int = 50, batch: int | None = None) -> None: ...
+    @property
+    def samples(self) -> int:
+        """Samples that the window holds, from 0 to ``length``."""
+
+    def push(self, x: Any, *, out: NDArray[Any] | None = None, defer: bool = False) -> Any:
+        """Take the next sample of every row; the prediction over the last ``length``, None until there are as many."""
+
+    def settle(self) -> None:
+        """Do what a deferred ``push`` left."""
+
+    def reset(self) -> None:
+        """Forget all samples."""

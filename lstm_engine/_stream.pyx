@@ -55,6 +55,13 @@ from lstm_engine._c_api cimport (
     le_stream_reset,
     le_stream_set_state,
     le_stream_step,
+    le_window,
+    le_window_create,
+    le_window_destroy,
+    le_window_push,
+    le_window_reset,
+    le_window_samples,
+    le_window_settle,
 )
 from lstm_engine._core cimport RELEASE_GIL_ABOVE, CoreLSTM, Kernels, Linear, activation_of, check, writeable
 
@@ -621,3 +628,4 @@ cdef class Stream:
 
 
 include "_pool.pxi"
+include "_window.pxi"

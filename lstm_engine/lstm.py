@@ -19,7 +19,7 @@ from .weights import CellWeights, Direction, LSTMWeights
 
 if TYPE_CHECKING:
     from ._core import CoreLSTM, Threads
-    from ._stream import Stream, StreamPool
+    from ._stream import SlidingWindow, Stream, StreamPool
 
 __all__ = ["LSTM", "MergeMode", "merge"]
 
@@ -721,6 +721,27 @@ class LSTM:
         from ._stream import StreamPool
 
         return StreamPool(self, capacity, idle_timeout=idle_timeout, on_evict=on_evict)
+
+    def sliding_window(self, length: int = 50, batch: int | None = None) -> SlidingWindow:
+        """Make a sliding window: for every sample a prediction over the last ``length`` samples from a zero state.
+
+        The same bits as calling it on the window, for the price of one step of each window in flight.
+
+        Parameters
+        ----------
+        length
+            Samples that each prediction is over.
+        batch
+            Rows (instruments, sensors) that are fed together; None for one row without a batch axis.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the LSTM is bidirectional or runs backward.
+        """
+        from ._stream import SlidingWindow
+
+        return SlidingWindow(self, length, batch)
 
     def _stream_chain(self) -> list[tuple[str, Any]]:
         """Return what a stream runs: one LSTM."""

@@ -27,7 +27,7 @@ from .options import Backend, ComputeType, check_options
 from .thread_count import NumThreads, shared_threads
 
 if TYPE_CHECKING:
-    from ._stream import Stream, StreamPool
+    from ._stream import SlidingWindow, Stream, StreamPool
     from .description import ModelDescription
     from .report import Report
 
@@ -429,6 +429,27 @@ class Model:
         from ._stream import StreamPool
 
         return StreamPool(self, capacity, idle_timeout=idle_timeout, on_evict=on_evict)
+
+    def sliding_window(self, length: int = 50, batch: int | None = None) -> SlidingWindow:
+        """Make a sliding window: for every sample a prediction over the last ``length`` samples from a zero state.
+
+        The same bits as calling it on the window, for the price of one step of each window in flight.
+
+        Parameters
+        ----------
+        length
+            Samples that each prediction is over.
+        batch
+            Rows (instruments, sensors) that are fed together; None for one row without a batch axis.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If an output depends on later steps, naming the layer and the reason.
+        """
+        from ._stream import SlidingWindow
+
+        return SlidingWindow(self, length, batch)
 
     def _stream_plan(self) -> StreamPlan:
         """Return how the graph runs as a stream.

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "float_state.h"
+
 static size_t units_of(const le_stage *stage) {
     return stage->kind == LE_STAGE_LSTM && stage->lstm->backend == LE_FUSED ? stage->lstm->layers : 1;
 }
@@ -307,6 +309,7 @@ static void run_blas(const le_chain *chain, const le_unit *unit, size_t rows, co
 
 void le_chain_run(const le_chain *chain, size_t first, size_t end, size_t rows, const void *const *x,
                   const float *const *projected, void *const *states, void *const *y, le_chain_space *space) {
+    const le_float_state before = le_float_state_enter();
     for (size_t index = first; index < end; index++) {
         const le_unit *unit = &chain->units[index];
         void *const *target = index + 1 == end ? y : space->between_rows[index & 1];
@@ -334,4 +337,5 @@ void le_chain_run(const le_chain *chain, size_t first, size_t end, size_t rows, 
         }
         x = (const void *const *)target;
     }
+    le_float_state_leave(before);
 }

@@ -14,7 +14,7 @@ from lstm_engine.builder import build_model
 FEATURES = 3
 
 #: Every kind, and those that are compiled stages.
-COMPILED = ("lstm", "stack", "chain", "head")
+COMPILED = ("lstm", "stack", "chain", "head", "bfloat16", "int8", "int8_recurrent")
 KINDS = (*COMPILED, "tokens", "convolution", "graph", "double")
 
 
@@ -23,11 +23,11 @@ def _lstm(seed: int, features: int, units: int, **options: Any) -> le.LSTM:
     return le.LSTM.from_weights(*arrays, random(seed + 2, 4 * units, scale=0.5), **options)
 
 
-def _stack(layers: int, features: int, units: int, outputs: int) -> le.LSTM:
+def _stack(layers: int, features: int, units: int, outputs: int, **options: Any) -> le.LSTM:
     """Layers with a projection, of sizes that are no multiple of any vector."""
     from strategies import Options, make_weights
 
-    return le.LSTM(make_weights(Options(features, units, layers=layers, output_size=outputs), seed=units))
+    return le.LSTM(make_weights(Options(features, units, layers=layers, output_size=outputs), seed=units), **options)
 
 
 def _convolution() -> Any:
@@ -85,6 +85,9 @@ def causal_model(kind: str) -> Any:
             return le.Sequential(
                 [le.Dense(random(8, FEATURES, 5), activation="tanh"), _lstm(3, 5, 8), le.Dense(random(9, 8, 1))]
             )
+        case "bfloat16" | "int8" | "int8_recurrent":
+            units = 16 + len(kind)
+            return _stack(2, FEATURES, units, units, compute_type=kind)
         case "tokens":
             return le.Sequential([
                 le.Embedding(random(4, 11, FEATURES)), _lstm(4, FEATURES, 8), le.LastStep(), le.Dense(random(7, 8, 3))

@@ -10,5 +10,6 @@
 #include "pool.h"
 #include "status.h"
 #include "threads.h"
+#include "window.h"
 
 #endif

@@ -88,6 +88,13 @@ class GraphStream:
         """Run one step: x (...), or (batch, ...) if ``batch`` is given; outputs likewise."""
         return self._advanced(x, states, batch, ())
 
+    def repeated(self, x: Any, batch: int | None, times: int) -> Any:
+        """Return a step's input for ``times`` batches that all get it: (times * rows, ...); copies."""
+        given = zip(self._arguments.gathered((x,)), self._arguments.specs, strict=True)
+        arrays = [as_plain_array(value, spec.name) for value, spec in given]
+        arrays = [np.concatenate([array if batch is not None else array[None]] * times) for array in arrays]
+        return arrays if len(arrays) > 1 else arrays[0]
+
     def step_rows(
         self, x: Any, states: Mapping[str, State], batch: int, steps: NDArray[np.int64] | None
     ) -> tuple[Any, dict[str, State]]:

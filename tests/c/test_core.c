@@ -420,6 +420,60 @@ static void check_pool(const le_kernels *kernels) {
     free_stages(models, stages);
 }
 
+/* Every answer of a sliding window against streams that were fed the window alone. */
+static void check_window(const le_kernels *kernels) {
+    model models[2];
+    le_stage stages[4];
+    le_chain *chain = NULL;
+    make_stages(kernels, models, stages);
+    CHECK(le_chain_create(stages, 4, &chain) == LE_OK);
+    alone stream;
+    CHECK(le_stream_create(stages[0].lstm, 1, &stream.streams[0]) == LE_OK);
+    CHECK(le_stream_create(stages[2].lstm, 1, &stream.streams[1]) == LE_OK);
+    const size_t lengths[] = {1, 2, 9, 40}, batches[] = {1, 3, 70};
+    for (size_t variant = 0; variant < 12; variant++) {
+        const size_t length = lengths[variant % 4], batch = batches[variant / 4], samples = length + 5;
+        le_window *window = NULL;
+        float *x = random_floats(samples * batch * 5, 1.0f);
+        float *y = random_floats(batch * 17, 1.0f), wanted[17];
+        CHECK(le_window_create(chain, length, batch, &window) == LE_OK);
+        for (size_t round = 0; round < 2; round++) {
+            for (size_t sample = 0; sample < samples; sample++) {
+                const int full = le_window_push(window, x + sample * batch * 5, y, (sample + round) % 3 != 0);
+                CHECK(full == (sample + 1 >= length));
+                CHECK(le_window_samples(window) == (full ? length : sample + 1));
+                if (sample % 2) {
+                    le_window_settle(window);
+                }
+                /* A few rows of many are enough: all have the same way. */
+                for (size_t row = 0; full && row < batch; row += 23) {
+                    le_stream_reset(stream.streams[0]);
+                    le_stream_reset(stream.streams[1]);
+                    for (size_t step = sample + 1 - length; step <= sample; step++) {
+                        step_alone(&stream, stages, x + (step * batch + row) * 5, wanted);
+                    }
+                    CHECK(memcmp(wanted, y + row * 17, sizeof wanted) == 0);
+                }
+            }
+            le_window_reset(window);
+            CHECK(le_window_samples(window) == 0);
+        }
+        le_window_destroy(window);
+        free(x);
+        free(y);
+    }
+    le_window *window = NULL;
+    CHECK(le_window_create(chain, 0, 1, &window) == LE_ERROR_ARGUMENT);
+    CHECK(le_window_create(chain, 1, 0, &window) == LE_ERROR_ARGUMENT);
+    CHECK(le_window_create(NULL, 1, 1, &window) == LE_ERROR_ARGUMENT);
+    CHECK(le_window_create(chain, SIZE_MAX / 2, SIZE_MAX / 2, &window) == LE_ERROR_SIZE);
+    le_window_destroy(NULL);
+    le_stream_destroy(stream.streams[0]);
+    le_stream_destroy(stream.streams[1]);
+    le_chain_destroy(chain);
+    free_stages(models, stages);
+}
+
 static void check_refusals(const le_kernels *kernels) {
     model m;
     le_lstm *lstm = NULL;
@@ -486,6 +540,7 @@ int main(void) {
             if (round->compute_type == LE_AS_DTYPE) {
                 check_dense(kernels);
                 check_pool(kernels);
+                check_window(kernels);
                 check_refusals(kernels);
             }
             if (round->same_bits) {
