@@ -24,20 +24,22 @@ class Outputs:
     """What one call computed.
 
     ``y`` is (batch, time, directions * hidden); ``h`` and ``c`` are (layers * directions, batch, hidden), in PyTorch's
-    order.
+    order. An engine that keeps its states to itself leaves them None.
     """
 
     y: Array
-    h: Array
-    c: Array
+    h: Array | None = None
+    c: Array | None = None
 
     def rows(self, chosen: list[int]) -> Outputs:
         """Return the outputs of some rows of the batch."""
-        return Outputs(self.y[chosen], self.h[:, chosen], self.c[:, chosen])
+        h, c = (None if state is None else state[:, chosen] for state in (self.h, self.c))
+        return Outputs(self.y[chosen], h, c)
 
     def error(self, expected: Outputs) -> float:
-        """Return the largest relative L2 error of y, h and c against ``expected``."""
-        return max(relative_l2(getattr(self, name), getattr(expected, name)) for name in ("y", "h", "c"))
+        """Return the largest relative L2 error of y, h and c against ``expected``; of states that both have."""
+        pairs = ((getattr(self, name), getattr(expected, name)) for name in ("y", "h", "c"))
+        return max(relative_l2(own, other) for own, other in pairs if own is not None and other is not None)
 
 
 def relative_l2(found: Array, expected: Array) -> float:

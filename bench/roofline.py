@@ -5,6 +5,7 @@ measured in the same process as everything that is compared with it::
 
     roofline = Roofline("avx512")
     roofline.peak()                  # multiply-adds, FLOP/s
+    roofline.peak("int8")          # products of int8, operations/s
     roofline.bandwidth(393_216)      # loads over a working set of that many bytes, bytes/s
     roofline.limit_seconds(cell)
 """
@@ -27,9 +28,19 @@ from typing import Final
 
 import numpy as np
 
-from .cells import Cell
+from .cells import Cell, ComputeType
 
-__all__ = ["Phase", "Roofline", "RooflineError", "cache_bytes", "limit_seconds", "native_isa", "phases"]
+__all__ = [
+    "Phase",
+    "Roofline",
+    "RooflineError",
+    "cache_bytes",
+    "cold_bytes",
+    "limit_seconds",
+    "native_isa",
+    "phases",
+    "working_sets",
+]
 
 _HERE: Final = Path(__file__).resolve().parent
 _SOURCE: Final = _HERE / "roofline" / "roofline.c"
@@ -62,6 +73,18 @@ _WARM_BYTES: Final = 1 << 26
 #: and three divisions. Stated in operations, it follows the clock and the width of the vectors.
 ACTIVATION_FLOPS: Final = 72 * 32 / 16
 
+#: Types with instructions of their own, by their number in the C source.
+_DOT_KINDS: Final[dict[ComputeType, int]] = {"bfloat16": 0, "int8": 1}
+
+#: Flags for instructions that only some CPUs of a set have, by the macro that the compiler defines for those.
+_EXTENSIONS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "avx512": (("__AVX512BF16__", "-mavx512bf16"), ("__AVX512VNNI__", "-mavx512vnni")),
+    "neon": (
+        ("__ARM_FEATURE_DOTPROD", "-march=armv8.2-a+dotprod"),
+        ("__ARM_FEATURE_BF16_VECTOR_ARITHMETIC", "-march=armv8.2-a+dotprod+bf16"),  # the last one given counts
+    ),
+}
+
 _FLOAT_BYTES: Final = 4
 
 
@@ -81,6 +104,7 @@ class Phase:
     working_set: int
     flops: float
     repeats: int
+    compute_type: ComputeType = "float32"
 
 
 def phases(cell: Cell) -> Iterator[Phase]:
@@ -89,37 +113,59 @@ def phases(cell: Cell) -> Iterator[Phase]:
     The input of a whole sequence is known at once, so its kernel is read once a call and serves all steps; the
     recurrent kernel is read again at every step, because the state it is applied to is not known before.
     """
-    gates = 4 * cell.hidden
-    recurrent_bytes = _FLOAT_BYTES * cell.hidden * gates
-    all_bytes = cell.directions * sum(_FLOAT_BYTES * size * gates + recurrent_bytes for size in cell.input_sizes)
+    gates, item = 4 * cell.hidden, cell.weight_item_bytes
+    recurrent_bytes = item * cell.hidden * gates
+    dense_bytes = _FLOAT_BYTES * cell.directions * cell.hidden * cell.dense
+    all_bytes = cell.directions * sum(item * size * gates + recurrent_bytes for size in cell.input_sizes) + dense_bytes
+    rows = cell.batch * cell.filled  # that are at work in a step, in the mean
     for size in cell.input_sizes:
         for _ in range(cell.directions):
-            yield Phase(_FLOAT_BYTES * size * gates, all_bytes, 2.0 * cell.batch * cell.time * size * gates, 1)
-            recurrent_set = recurrent_bytes if cell.time > 1 else all_bytes
-            yield Phase(recurrent_bytes, recurrent_set, 2.0 * cell.batch * cell.hidden * gates, cell.time)
+            kernel_flops = 2.0 * rows * cell.time * size * gates
+            yield Phase(item * size * gates, all_bytes, kernel_flops, 1, cell.compute_type)
+            recurrent_set = all_bytes if cell.streaming else recurrent_bytes
+            recurrent_flops = 2.0 * rows * cell.hidden * gates
+            yield Phase(recurrent_bytes, recurrent_set, recurrent_flops, cell.time, cell.compute_type)
+    if cell.dense:
+        flops = 2.0 * rows * cell.time * cell.directions * cell.hidden * cell.dense
+        yield Phase(dense_bytes, all_bytes, flops, 1)
 
 
-def limit_seconds(cell: Cell, peak: float, bandwidth: Callable[[int], float]) -> float:
-    """Return the time that one core cannot go below for one call of ``cell``.
+def working_sets(cell: Cell) -> set[int]:
+    """Return the working sets whose bandwidth the limit of a cell needs, in bytes for one core."""
+    if cell.cold:
+        return {cold_bytes()}
+    return {-(-phase.working_set // cell.threads) for phase in phases(cell)}
+
+
+def limit_seconds(cell: Cell, peak: Callable[[ComputeType], float], bandwidth: Callable[[int], float]) -> float:
+    """Return the time that the cell's cores cannot go below for one call of ``cell``.
 
     For each phase the longer of loading its weights and doing its arithmetic, plus the activations, which depend on
-    the products and have nothing to hide behind at the end of a step.
+    the products and have nothing to hide behind at the end of a step. Threads share all of it evenly, each with its own
+    part of the weights and the bandwidth of a core alone.
 
     Parameters
     ----------
     cell
         The shape.
     peak
-        Multiply-add peak, FLOP/s.
+        Operations a second of one core in products of a type; float32's is the multiply-add peak.
     bandwidth
-        Bytes a second that loads reach over a working set of the given bytes.
+        Bytes a second that loads of one core reach over a working set of the given bytes.
     """
-    products = sum(
-        phase.repeats * max(phase.weight_bytes / bandwidth(phase.working_set), phase.flops / peak)
-        for phase in phases(cell)
-    )
-    updates = cell.batch * cell.time * cell.layers * cell.directions * cell.hidden
-    return products + updates * ACTIVATION_FLOPS / peak
+
+    def seconds(phase: Phase) -> float:
+        working_set = cold_bytes() if cell.cold else -(-phase.working_set // cell.threads)
+        return max(phase.weight_bytes / bandwidth(working_set), phase.flops / peak(phase.compute_type))
+
+    products = sum(phase.repeats * seconds(phase) for phase in phases(cell))
+    updates = cell.batch * cell.filled * cell.time * cell.layers * cell.directions * cell.hidden
+    return (products + updates * ACTIVATION_FLOPS / peak("float32")) / cell.threads
+
+
+def cold_bytes() -> int:
+    """Return how many bytes must be read to have nothing else in the caches: twice the largest, 64 MiB at least."""
+    return max(2 * max(cache_bytes().values(), default=0), 64 << 20)
 
 
 def cache_bytes() -> dict[str, int]:
@@ -148,6 +194,13 @@ def _compiler() -> str:
     raise RooflineError("roofline: no C compiler was found; install gcc or clang, or set CC")
 
 
+def _native_macros() -> str:
+    """Return the macros that the compiler defines for this CPU."""
+    native = "-mcpu=native" if platform.machine().lower() in ("aarch64", "arm64") else "-march=native"
+    command = [_compiler(), native, "-dM", "-E", "-x", "c", os.devnull]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
 def native_isa() -> str:
     """Return the best instruction set of this CPU, as the compiler sees it.
 
@@ -158,8 +211,7 @@ def native_isa() -> str:
     """
     if platform.machine().lower() in ("aarch64", "arm64"):
         return "neon"
-    command = [_compiler(), "-march=native", "-dM", "-E", "-x", "c", os.devnull]
-    seen = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    seen = _native_macros()
     if "__AVX512F__" in seen:
         return "avx512"
     return "avx2" if "__AVX2__" in seen and "__FMA__" in seen else "scalar"
@@ -170,7 +222,11 @@ def _build(isa: str) -> Path:
     if isa not in _FLAGS:
         raise RooflineError(f"roofline: instruction set {isa!r} is unknown; expected one of {', '.join(_FLAGS)}")
     # -ffp-contract=off: a multiply-add is fused where the source says so and nowhere else.
-    command = [_compiler(), "-std=gnu11", "-O3", "-ffp-contract=off", "-shared", "-fPIC", *_FLAGS[isa], str(_SOURCE)]
+    flags = list(_FLAGS[isa])
+    if isa in _EXTENSIONS:
+        macros = _native_macros()
+        flags += [flag for macro, flag in _EXTENSIONS[isa] if macro in macros]
+    command = [_compiler(), "-std=gnu11", "-O3", "-ffp-contract=off", "-shared", "-fPIC", *flags, str(_SOURCE)]
     # Named by content, so that an edited source or another compiler is never served an old library.
     digest = hashlib.sha256(_SOURCE.read_bytes() + " ".join(command).encode()).hexdigest()[:12]
     suffix = sysconfig.get_config_var("SHLIB_SUFFIX") or ".so"
@@ -215,6 +271,10 @@ class Roofline:
             ctypes.c_float,
             ctypes.POINTER(ctypes.c_float),
         ]
+        library.roofline_dot_operations_per_turn.restype = ctypes.c_size_t
+        library.roofline_dot_operations_per_turn.argtypes = [ctypes.c_int]
+        library.roofline_dot_seconds.restype = ctypes.c_double
+        library.roofline_dot_seconds.argtypes = [ctypes.c_int, ctypes.c_size_t, ctypes.c_float]
         library.roofline_load_seconds.restype = ctypes.c_double
         library.roofline_load_seconds.argtypes = [
             ctypes.c_void_p,
@@ -231,9 +291,9 @@ class Roofline:
         self._flops_per_turn = int(library.roofline_flops_per_turn())
         self._block_bytes = int(library.roofline_block_bytes())
         self._additions_per_turn = int(library.roofline_additions_per_turn())
-        self._turns = 0
+        self._turns: dict[ComputeType, int] = {}
         self._passes: dict[tuple[int, tuple[int, bool]], int] = {}
-        self._peak: float | None = None
+        self._peaks: dict[ComputeType, float] = {}
         self._bandwidth: dict[int, float] = {}
         self._memory: mmap.mmap | None = None
         self._address = 0
@@ -245,17 +305,35 @@ class Roofline:
         sink = ctypes.c_float()
         return float(self._library.roofline_multiply_add_seconds(turns, 0.5, 1.0, ctypes.byref(sink)))
 
-    def sample_peak(self) -> float:
-        """Return the multiply-add rate of one short run, FLOP/s."""
-        if not self._turns:
-            self._turns = _sized(self._multiply_add, start=1000)
-        return self._turns * self._flops_per_turn / self._multiply_add(self._turns)
+    def has_products_of(self, compute_type: ComputeType) -> bool:
+        """Return whether there is an instruction that multiplies and adds values of the type."""
+        kind = _DOT_KINDS.get(compute_type)
+        return kind is None or self._library.roofline_dot_operations_per_turn(kind) > 0
 
-    def peak(self) -> float:
-        """Return the multiply-add peak, FLOP/s: the median of short runs, measured once."""
-        if self._peak is None:
-            self._peak = statistics.median(self.sample_peak() for _ in range(9))
-        return self._peak
+    def sample_peak(self, compute_type: ComputeType = "float32") -> float:
+        """Return the rate of products and additions of one short run, operations/s.
+
+        For a type that has no instruction of its own here it is that of float32, to which its values are expanded.
+        """
+        kind = _DOT_KINDS.get(compute_type)
+        if kind is None or not self.has_products_of(compute_type):
+            compute_type, run, operations = "float32", self._multiply_add, self._flops_per_turn
+        else:
+            operations = int(self._library.roofline_dot_operations_per_turn(kind))
+
+            def run(turns: int) -> float:
+                return float(self._library.roofline_dot_seconds(kind, turns, 0.0))
+
+        if compute_type not in self._turns:
+            self._turns[compute_type] = _sized(run, start=1000)
+        turns = self._turns[compute_type]
+        return turns * operations / run(turns)
+
+    def peak(self, compute_type: ComputeType = "float32") -> float:
+        """Return the peak of products and additions, operations/s: the median of short runs, measured once."""
+        if compute_type not in self._peaks:
+            self._peaks[compute_type] = statistics.median(self.sample_peak(compute_type) for _ in range(9))
+        return self._peaks[compute_type]
 
     def clock(self) -> float:
         """Return the clock of the core under integer work, Hz: the median of short runs."""
@@ -333,6 +411,12 @@ class Roofline:
                 size *= 2
         sizes["DRAM"] = min(4 * largest, 256 << 20)
         return {name: (size, self.bandwidth(size)) for name, size in sizes.items()}
+
+    def empty_caches(self) -> None:
+        """Read so much that nothing else is left in any cache of this core."""
+        size = self._round(cold_bytes())
+        self._reserve(size)
+        self._load(size, (1, False), 0, 1)
 
     # --- cells
 

@@ -17,6 +17,7 @@ from .roofline import (
     limit_seconds,
     native_isa,
     phases,
+    working_sets,
 )
 
 
@@ -90,7 +91,7 @@ def test_a_step_is_bound_by_its_weights() -> None:
         return 100e9
 
     expected = weight_bytes / 100e9 + 128 * ACTIVATION_FLOPS / 1e12
-    assert limit_seconds(cell, 1e12, bandwidth) == pytest.approx(expected)
+    assert limit_seconds(cell, lambda _: 1e12, bandwidth) == pytest.approx(expected)
     # Between two steps all weights pass, so both parts come from the level that holds all of them.
     assert set(seen) == {weight_bytes}
 
@@ -106,7 +107,39 @@ def test_a_sequence_reads_its_kernel_once_and_its_recurrent_kernel_at_every_step
 def test_a_large_batch_is_bound_by_arithmetic() -> None:
     cell = Cell(128, 100, 512, 512)
     activations = 128 * 100 * 512 * ACTIVATION_FLOPS
-    assert limit_seconds(cell, 1e11, lambda _: 1e11) == pytest.approx((cell.flops + activations) / 1e11)
+    assert limit_seconds(cell, lambda _: 1e11, lambda _: 1e11) == pytest.approx((cell.flops + activations) / 1e11)
+
+
+def test_narrow_types_have_their_own_peak_and_fewer_bytes() -> None:
+    peaks = {"float32": 1e11, "int8": 4e11}
+    wide, narrow = (Cell(128, 100, 512, 512, compute_type=name) for name in ("float32", "int8"))
+    activations = 128 * 100 * 512 * ACTIVATION_FLOPS / 1e11
+    found = [limit_seconds(cell, peaks.__getitem__, lambda _: 1e12) - activations for cell in (wide, narrow)]
+    assert found[0] == pytest.approx(4 * found[1])
+    step = Cell(1, 1, 512, 512, compute_type="int8")
+    assert sum(phase.weight_bytes for phase in phases(step)) == 2 * 512 * 4 * 512
+    assert working_sets(step) == {2 * 512 * 4 * 512}
+
+
+def test_threads_share_the_work_and_the_weights() -> None:
+    one, two = (Cell(1, 1, 512, 512, threads=threads) for threads in (1, 2))
+    assert working_sets(two) == {size // 2 for size in working_sets(one)}
+    limits = [limit_seconds(cell, lambda _: 1e11, lambda _: 1e11) for cell in (one, two)]
+    assert limits[0] == pytest.approx(2 * limits[1])
+
+
+def test_padding_is_no_work_and_a_cold_step_comes_from_memory() -> None:
+    ragged = Cell(32, 100, 64, 128, ragged=True)
+    assert 0.3 < ragged.filled < 0.7
+    assert ragged.flops == pytest.approx(ragged.filled * Cell(32, 100, 64, 128).flops)
+    assert min(working_sets(Cell(1, 1, 16, 16, cold=True))) >= 64 << 20
+
+
+def test_products_of_narrow_types_are_faster_where_they_have_instructions(roofline: Roofline) -> None:
+    if roofline.has_products_of("int8") and roofline.isa != "avx2":
+        assert roofline.peak("int8") > 1.2 * roofline.peak()
+    if roofline.has_products_of("bfloat16"):
+        assert roofline.peak("bfloat16") > 1.2 * roofline.peak()
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
@@ -114,15 +147,20 @@ def test_phases_add_up_to_the_cell(cell: Cell) -> None:
     assert math.isclose(sum(phase.flops * phase.repeats for phase in phases(cell)), cell.flops)
     weights = cell.weights()
     arrays = [array for own in weights.flat() for array in (own.kernel, own.recurrent_kernel)]
-    assert sum(phase.weight_bytes for phase in phases(cell)) == sum(array.nbytes for array in arrays)
+    loaded = sum(phase.weight_bytes for phase in phases(cell))
+    dense = 4 * cell.directions * cell.hidden * cell.dense
+    assert loaded == sum(array.nbytes for array in arrays) * cell.weight_item_bytes // 4 + dense
     assert weights.num_layers == cell.layers
     assert weights.num_directions == cell.directions
 
 
 def test_cells_are_selected_by_group_by_name_and_by_work() -> None:
     assert sum(len(select(group)) for group in GROUPS) == len(select()) == len(CELLS)
-    assert [cell.name for cell in select("bidirectional")] == ["16,100,128,256,2-layer,bidirectional"]
-    assert max(cell.flops for cell in select("batch", max_flops=10**9)) <= 10**9
+    assert [cell.name for cell in select("bidirectional$")] == [
+        "1,100,64,128,bidirectional",
+        "16,100,128,256,2-layer,bidirectional",
+    ]
+    assert {cell.group for cell in select("step,cold")} == {"step", "cold"}
     with pytest.raises(ValueError, match="matches no cell"):
         select("7,7,7,7")
     with pytest.raises(ValueError, match="regular expression"):

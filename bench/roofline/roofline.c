@@ -161,6 +161,107 @@ double roofline_multiply_add_seconds(size_t turns, float factor, float addend, f
     return stop - start;
 }
 
+/* --- products of narrow types: how many a second, where this instruction set has an instruction for them */
+
+enum { DOT_BFLOAT16, DOT_INT8 };
+
+#if defined(__AVX512BF16__)
+#define BFLOAT16_OPERATIONS 64
+typedef __m512 bfloat16_sum;
+static inline bfloat16_sum bfloat16_dot(bfloat16_sum sum, vector operand) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)operand, (__m512bh)operand);
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define BFLOAT16_OPERATIONS 16
+typedef float32x4_t bfloat16_sum;
+static inline bfloat16_sum bfloat16_dot(bfloat16_sum sum, vector operand) {
+    return vbfdotq_f32(sum, vreinterpretq_bf16_f32(operand), vreinterpretq_bf16_f32(operand));
+}
+#endif
+
+#if defined(__AVX512VNNI__)
+#define INT8_OPERATIONS 128
+typedef __m512i int8_sum;
+static inline int8_sum int8_dot(int8_sum sum, vector operand) {
+    return _mm512_dpbusd_epi32(sum, _mm512_castps_si512(operand), _mm512_castps_si512(operand));
+}
+#elif defined(ROOFLINE_AVX2) || defined(ROOFLINE_AVX512)
+/* Widened to 16 bits, which is exact; the addition is part of it. In vectors of AVX2, which both sets have.
+ */
+#define INT8_OPERATIONS 32
+typedef __m256i int8_sum;
+static inline int8_sum int8_dot(int8_sum sum, vector operand) {
+    __m256i words;
+    memcpy(&words, &operand, sizeof words);
+    __asm__ volatile("" : "+x"(words)); /* or the product would be taken once, before the loop */
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(words, words));
+}
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define INT8_OPERATIONS 32
+typedef int32x4_t int8_sum;
+static inline int8_sum int8_dot(int8_sum sum, vector operand) {
+    return vdotq_s32(sum, vreinterpretq_s8_f32(operand), vreinterpretq_s8_f32(operand));
+}
+#endif
+
+/* Operations of one turn of roofline_dot_seconds, a multiplication and an addition being two; 0 where the
+ * instruction set has no such instruction. */
+size_t roofline_dot_operations_per_turn(int kind) {
+#if defined(BFLOAT16_OPERATIONS)
+    if (kind == DOT_BFLOAT16)
+        return (size_t)BFLOAT16_OPERATIONS * ACCUMULATORS;
+#endif
+#if defined(INT8_OPERATIONS)
+    if (kind == DOT_INT8)
+        return (size_t)INT8_OPERATIONS * ACCUMULATORS;
+#endif
+    (void)kind;
+    return 0;
+}
+
+#define DEFINE_DOT_SECONDS(type)                                                                             \
+    static double type##_seconds(size_t turns, vector operand) {                                             \
+        EACH_CHAIN(START_##type)                                                                             \
+        const double start = seconds_now();                                                                  \
+        for (size_t turn = 0; turn < turns; ++turn) {                                                        \
+            EACH_CHAIN(ADVANCE_##type)                                                                       \
+        }                                                                                                    \
+        return seconds_now() - start;                                                                        \
+    }
+#define START_bfloat16(chain) bfloat16_sum chain_##chain = {0};
+#define START_int8(chain) int8_sum chain_##chain = {0};
+#define ADVANCE_bfloat16(chain)                                                                              \
+    chain_##chain = bfloat16_dot(chain_##chain, operand);                                                    \
+    __asm__ volatile("" : "+" IN_VECTOR_REGISTER(chain_##chain));
+#define ADVANCE_int8(chain)                                                                                  \
+    chain_##chain = int8_dot(chain_##chain, operand);                                                        \
+    __asm__ volatile("" : "+" IN_VECTOR_REGISTER(chain_##chain));
+#if defined(BFLOAT16_OPERATIONS)
+DEFINE_DOT_SECONDS(bfloat16)
+#endif
+#if defined(INT8_OPERATIONS)
+DEFINE_DOT_SECONDS(int8)
+#endif
+
+/* Seconds that `turns` turns of independent chains of products take; 0 where there is no such instruction.
+ *
+ * The operands are zero: the time of these instructions does not depend on their values. `operand` comes from
+ * the caller so that the compiler does not know that. */
+double roofline_dot_seconds(int kind, size_t turns, float operand) {
+#if defined(BFLOAT16_OPERATIONS)
+    if (kind == DOT_BFLOAT16)
+        return bfloat16_seconds(turns, broadcast(operand));
+#endif
+#if defined(INT8_OPERATIONS)
+    if (kind == DOT_INT8)
+        return int8_seconds(turns, broadcast(operand));
+#endif
+    (void)kind;
+    (void)turns;
+    (void)operand;
+    return 0.0;
+}
+
 static inline void load_block(const float *block) {
 #pragma GCC unroll 8
     for (size_t place = 0; place < LOADS_PER_TURN; ++place) {
