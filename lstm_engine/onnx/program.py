@@ -182,9 +182,10 @@ class Program:
 
     def _folded(self, sites: Sequence[Site]) -> list[Site]:
         """Compute what depends on constants alone, as long as that is quick; return the rest."""
-        # Room for constants, and for the work on them: honest graphs shape a few weights, once.
+        # Room for constants, and for the work on them: honest graphs shape a few weights, once. The slowest operators
+        # take some seconds for it where a file asks for all that it may.
         room = current_limits().of_tensors(self.graph.file_bytes)
-        work = 8.0 * room
+        work = 2.0 * room
         room -= sum(array.nbytes for array in self.graph.initializers.values())
         waiting = []
         for site in sites:
