@@ -25,6 +25,8 @@ def load(
     limits: Limits | None = None,
     allow_nonfinite: bool = False,
     verify: bool = False,
+    calibration: Any = None,
+    max_error: float = 1e-2,
 ) -> Model:
     """Load a model from a file: its content, not its name, decides how it is read.
 
@@ -39,6 +41,7 @@ def load(
     compute_type
         ``"float32"`` or ``"float64"``; or, for the products of the LSTMs' gates alone while all else stays float32,
         ``"bfloat16"``, ``"int8"`` or ``"int8_recurrent"`` (int8, but the products of the inputs in float32).
+        ``"auto"``: the fastest of these and float32 whose error on ``calibration`` is within ``max_error``.
     num_threads
         Threads of one call, 1 to leave it on the caller's own; ``"auto"``: ``LSTM_ENGINE_NUM_THREADS`` of the
         environment, else ``OMP_NUM_THREADS``, else all CPUs. Never more than the affinity mask and the cgroup allow.
@@ -50,6 +53,10 @@ def load(
         How much the file may ask for, where that is more than the usual :class:`~lstm_engine.Limits`.
     allow_nonfinite
         Whether weights may be NaN or infinite, which is refused otherwise.
+    calibration, max_error
+        For ``compute_type="auto"``: inputs as for a call of the model, like those that it will see, and the largest
+        relative L2 error of any output against float32. Times are measured here and now, so that a busy machine may
+        choose another type; the model's ``compute_type`` tells which, and naming it loads the same again.
     verify
         Whether to run the golden inputs that the file holds, and refuse it unless the golden outputs come out.
 
@@ -70,9 +77,13 @@ def load(
     UnsafeFileError
         If the file asks for something that a data file must not do.
     """
-    check_options(compute_type, num_threads, backend)
+    check_options(compute_type, num_threads, backend, calibration)
     with reading(limits, allow_nonfinite):
-        return _load(path, config, compute_type, num_threads, backend, verify)
+        if compute_type != "auto":
+            return _load(path, config, compute_type, num_threads, backend, verify)
+        from .accuracy import fastest
+
+        return fastest(_load(path, config, "float32", num_threads, backend, verify), calibration, max_error)
 
 
 def _load(

@@ -13,13 +13,14 @@ from .activations import Activation
 from .arrays import Axes, as_float_array, as_lengths, as_mask
 from .errors import ShapeError, UnsupportedModelError
 from .formats.limits import Limits, reading
-from .options import Backend, ComputeType, check_options, check_sizes
+from .options import NARROW_TYPES, Backend, ComputeType, check_options, check_sizes
 from .thread_count import NumThreads, shared_threads
 from .weights import CellWeights, Direction, LSTMWeights
 
 if TYPE_CHECKING:
     from ._core import CoreLSTM, Threads
     from ._stream import SlidingWindow, Stream, StreamPool
+    from .accuracy import AccuracyReport
 
 __all__ = ["LSTM", "MergeMode", "merge"]
 
@@ -59,7 +60,8 @@ class LSTM:
         Canonical weights; see :class:`lstm_engine.weights.LSTMWeights`.
     compute_type
         ``"float32"``; ``"float64"`` (blas backend only); ``"bfloat16"``, ``"int8"`` or ``"int8_recurrent"`` (fused
-        backend only), which compute the products of the gates in fewer bits, and all else in float32.
+        backend only), which compute the products of the gates in fewer bits, and all else in float32; ``"auto"``: the
+        fastest of these and float32 within an error, measured on ``calibration``.
     num_threads
         Threads of one call, or ``"auto"``; see :func:`lstm_engine.load`.
     backend
@@ -70,6 +72,9 @@ class LSTM:
         a pair. Between the layers of a stack it is always ``"concat"``.
     zero_masked
         Whether the output of a masked step is zero instead of the previous output.
+    calibration, max_error
+        For ``compute_type="auto"``: inputs as for a call, and the largest relative L2 error of y, h and c against
+        float32 that a faster compute type may have on them.
     isa
         Instruction set; None for ``LSTM_ENGINE_ISA`` or the best one here.
 
@@ -91,6 +96,8 @@ class LSTM:
         merge_mode: MergeMode | None = "concat",
         zero_masked: bool = False,
         isa: str | None = None,
+        calibration: ArrayLike | None = None,
+        max_error: float = 1e-2,
     ) -> None:
         from ._core import CoreLSTM, Threads
 
@@ -99,9 +106,22 @@ class LSTM:
                 f"weights: expected LSTMWeights, found {type(weights).__name__}; use LSTM.from_weights for plain "
                 "arrays, LSTM.from_torch or LSTM.from_keras for files"
             )
+        check_options(compute_type, 1, backend, calibration)
+        if compute_type == "auto":
+            from .accuracy import fastest
+
+            plain = LSTM(
+                weights,
+                num_threads=num_threads,
+                backend=backend,
+                merge_mode=merge_mode,
+                zero_masked=zero_masked,
+                isa=isa,
+            )
+            self.__dict__.update(fastest(plain, calibration, max_error).__dict__)
+            return
         check_sizes(compute_type, weights)
         threads = num_threads if isinstance(num_threads, Threads) else shared_threads(num_threads)
-        check_options(compute_type, 1, backend)
         if merge_mode not in _MERGE_MODES:
             raise UnsupportedModelError(
                 f"merge_mode: expected one of {', '.join(map(repr, _MERGE_MODES))}, found {merge_mode!r}"
@@ -488,6 +508,33 @@ class LSTM:
     def memory_bytes(self) -> int:
         """Return the bytes of packed weights."""
         return self._core.memory_bytes
+
+    def accuracy_report(self, x: ArrayLike, compute_type: ComputeType | None = None) -> AccuracyReport:
+        """Compare a compute type with float32: error of y, h and c, speed-up and memory.
+
+        Parameters
+        ----------
+        x
+            As for a call; the state begins at zero.
+        compute_type
+            The type to compare; this LSTM's own if None.
+
+        Raises
+        ------
+        ShapeError
+            If ``x`` does not fit, or has no steps.
+        UnsupportedModelError
+            If the type is float32 itself, or not known.
+        """
+        from .accuracy import accuracy_report
+
+        return accuracy_report(self, x, compute_type)
+
+    def _in_compute_type(self, compute_type: ComputeType) -> LSTM:
+        """Return the same LSTM in another compute type."""
+        backend = "auto" if (self.backend == "fused") == (compute_type == "float64") else self.backend
+        backend = "fused" if compute_type in NARROW_TYPES else backend
+        return LSTM(self._weights, **{**self._options, "compute_type": compute_type, "backend": backend})
 
     def __repr__(self) -> str:
         weights = self._weights

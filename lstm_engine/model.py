@@ -28,6 +28,7 @@ from .thread_count import NumThreads, shared_threads
 
 if TYPE_CHECKING:
     from ._stream import SlidingWindow, Stream, StreamPool
+    from .accuracy import AccuracyReport
     from .description import ModelDescription
     from .report import Report
 
@@ -175,6 +176,27 @@ class Model:
         print_fn(f"Weights: {weights:,}; {self.memory_bytes():,} bytes in memory; computes in {self.compute_type}")
 
     # --- Files ----------------------------------------------------------------------------------------------------
+
+    def accuracy_report(self, x: Any, compute_type: ComputeType | None = None) -> AccuracyReport:
+        """Compare a compute type with float32, on data of your own: error of each output, speed-up and memory.
+
+        Parameters
+        ----------
+        x
+            Inputs as for a call; of a model with several a list, tuple or dict of them.
+        compute_type
+            The type to compare; this model's own if None.
+
+        Raises
+        ------
+        ShapeError
+            If the inputs do not fit, or give no outputs to compare.
+        UnsupportedModelError
+            If the type is float32 itself, or not known.
+        """
+        from .accuracy import accuracy_report
+
+        return accuracy_report(self, x, compute_type)
 
     def architecture(self) -> Any:
         """Return the model as plain data, which makes the same model again.

@@ -23,12 +23,12 @@ __all__ = [
     "dtype_of",
 ]
 
-ComputeType = Literal["float32", "float64", "bfloat16", "int8", "int8_recurrent"]
+ComputeType = Literal["float32", "float64", "bfloat16", "int8", "int8_recurrent", "auto"]
 Backend = Literal["auto", "fused", "blas"]
 
 COMPUTE_TYPES: Final = ("float32", "float64", "bfloat16", "int8", "int8_recurrent")
 #: Compute types of the products of LSTM gates, where all else is float32.
-NARROW_TYPES: Final = ("bfloat16", "int8", "int8_recurrent")
+NARROW_TYPES: Final[tuple[ComputeType, ...]] = ("bfloat16", "int8", "int8_recurrent")
 BACKENDS: Final = ("auto", "fused", "blas")
 
 #: Values of x or of h that int8 sums; as LE_NARROW_MOST_VALUES in src/kernels/narrow.h.
@@ -53,8 +53,10 @@ def check_sizes(compute_type: str, weights: LSTMWeights) -> None:
             )
 
 
-def check_options(compute_type: str, num_threads: NumThreads, backend: str) -> None:
+def check_options(compute_type: str, num_threads: NumThreads, backend: str, calibration: Any = None) -> None:
     """Raise UnsupportedModelError unless the options can be had together.
+
+    ``compute_type="auto"`` is only for callers that take calibration data, and needs them.
 
     Parameters
     ----------
@@ -65,8 +67,19 @@ def check_options(compute_type: str, num_threads: NumThreads, backend: str) -> N
         Threads of one call: a positive integer, or ``"auto"``.
     backend
         ``"auto"``, ``"fused"`` or ``"blas"``.
+    calibration
+        Data for ``"auto"``, or None.
     """
-    if compute_type not in COMPUTE_TYPES:
+    if compute_type == "auto" and calibration is None:
+        raise UnsupportedModelError(
+            "compute_type: 'auto' takes the fastest type within an error, and needs data to measure it; give "
+            "calibration=x, inputs like those that will come, to le.load or LSTM, found none"
+        )
+    if compute_type != "auto" and calibration is not None:
+        raise UnsupportedModelError(
+            f"calibration: expected none but with compute_type 'auto', found some with {compute_type!r}; leave it away"
+        )
+    if compute_type not in (*COMPUTE_TYPES, "auto"):
         raise UnsupportedModelError(
             f"compute_type: expected one of {', '.join(COMPUTE_TYPES)}, found {compute_type!r}; use 'float32'"
         )
@@ -76,7 +89,7 @@ def check_options(compute_type: str, num_threads: NumThreads, backend: str) -> N
         raise UnsupportedModelError(
             "backend: the fused backend computes in float32, found compute_type 'float64'; use backend='auto' or 'blas'"
         )
-    if compute_type in NARROW_TYPES and backend == "blas":
+    if compute_type in (*NARROW_TYPES, "auto") and backend == "blas":
         raise UnsupportedModelError(
             f"backend: the blas backend computes in float32 and float64, found compute_type {compute_type!r}; use "
             "backend='auto' or 'fused'"
