@@ -35,6 +35,8 @@ CORE = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "src").glob("*.c")
 
 # No contraction: a*b+c must round as it is written, or the bits would depend on the compiler's mood.
 FLAGS = ["-std=c11", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# Hot loops begin where a cache line does: without it a change anywhere moved them about, and some by 2 to 5%.
+KERNEL_FLAGS = ["-falign-functions=64", "-falign-loops=64"]
 # Both modules link the core and neither needs all of it: what is not called is left out, function by function.
 SECTIONS = ["-ffunction-sections", "-fdata-sections"]
 # Without a symbol table, which nobody reads in a wheel; what Python looks for is in the dynamic one.
@@ -92,7 +94,9 @@ def extension(name: str, **options: object) -> Extension:
 
 sets = instruction_sets()
 libraries = [library("lstm_engine_core", CORE, SECTIONS)]
-libraries += [library(f"lstm_engine_{name}", [f"src/kernels/{name}.c"], flags) for name, flags in sets]
+libraries += [
+    library(f"lstm_engine_{name}", [f"src/kernels/{name}.c"], [*flags, *KERNEL_FLAGS]) for name, flags in sets
+]
 
 setup(
     libraries=libraries,

@@ -2,7 +2,7 @@
 
 cimport numpy as cnp
 
-from lstm_engine._c_api cimport le_activation, le_kernels, le_linear, le_lstm, le_status, le_threads
+from lstm_engine._c_api cimport le_activation, le_kernels, le_linear, le_lstm, le_run, le_status, le_threads
 
 
 cdef class Kernels:
@@ -30,6 +30,8 @@ cdef class CoreLSTM:
     cdef int type_number
     cdef double step_operations
     cdef list workspaces
+    cdef int execute(self, le_run *run) except -1
+    cdef bint takes(self, object array)
 
 
 cdef class Linear:

@@ -80,6 +80,11 @@ class CoreLSTM:
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Run a batch of sequences; returns y (all steps, or the last output), h_n and c_n."""
 
+    def run_plain(
+        self, x: object, out: object, time_major: bool
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], NDArray[Any]]] | None:
+        """Run from the zero state; None where an argument has to be converted first."""
+
 class Linear:
     """``activation(x @ kernel + bias)`` over the last axis, each row's bits independent of the others."""
 

@@ -373,9 +373,6 @@ cdef class CoreLSTM:
             If an array has the wrong dtype, layout or shape.
         """
         cdef le_run run
-        cdef le_status status
-        cdef Workspace workspace
-        cdef size_t bytes = 0
         memset(&run, 0, sizeof(run))
         checked(x, "x", self.type_number, None)
         if x.ndim != 3 or x.shape[2] != self.input_size:
@@ -420,29 +417,111 @@ cdef class CoreLSTM:
         run.mask = <const uint8_t *>data_of(mask)
         run.lengths = <const int64_t *>data_of(lengths)
         run.zero_masked = zero_masked
-        operations = self.step_operations * batch * time
+        self.execute(&run)
+        return out, h_n, c_n
+
+    cdef int execute(self, le_run *run) except -1:
+        """Run with a workspace and threads of one's own; without the GIL where the work is worth it."""
+        cdef Workspace workspace
+        cdef le_status status
+        cdef size_t bytes = 0
+        cdef double operations = self.step_operations * <double>run.batch * <double>run.time
         if self.threads is not None:
             run.threads = self.threads.pool
             run.split = <le_split>self.threads.split
         if operations > INTERRUPTIBLE_ABOVE and threading.current_thread() is threading.main_thread():
             run.interrupted = &interrupted
-        le_lstm_take_threads(self.lstm, &run)
+        le_lstm_take_threads(self.lstm, run)
         try:
-            check(le_lstm_workspace_bytes(self.lstm, &run, &bytes))
+            check(le_lstm_workspace_bytes(self.lstm, run, &bytes))
             # The list is touched under the GIL only: each caller has a workspace of its own.
             workspace = self.workspaces.pop() if self.workspaces else Workspace()
             workspace.reserve(bytes)
             if operations > RELEASE_GIL_ABOVE:
                 with nogil:
-                    status = le_lstm_run(self.lstm, &run, workspace.memory)
+                    status = le_lstm_run(self.lstm, run, workspace.memory)
             else:
-                status = le_lstm_run(self.lstm, &run, workspace.memory)
+                status = le_lstm_run(self.lstm, run, workspace.memory)
             check(status)
         finally:
-            le_lstm_give_threads(&run)
+            le_lstm_give_threads(run)
         if workspace.size <= KEPT_WORKSPACE_BYTES and len(self.workspaces) < KEPT_WORKSPACES:
             self.workspaces.append(workspace)
-        return out, h_n, c_n
+        return 0
+
+    def run_plain(self, x, out, bint time_major):
+        """Run from the zero state over whole sequences, if nothing has to be converted: the least that a call can cost.
+
+        Parameters
+        ----------
+        x
+            As for ``run``; anything is taken.
+        out
+            As for ``run``.
+        time_major
+            As for ``run``.
+
+        Returns
+        -------
+        y, (h, c)
+            As calling an LSTM; or None if an argument does not fit as it is, which ``run`` converts or names.
+        """
+        cdef le_run run
+        cdef cnp.npy_intp size[3]
+        cdef cnp.npy_intp width = self.directions * self.output_size
+        cdef cnp.ndarray given, y, h_n, c_n
+        if not self.takes(x) or not (out is None or self.takes(out)):
+            return None
+        given = x
+        if cnp.PyArray_DIM(given, 2) != self.input_size:
+            return None
+        size[0] = cnp.PyArray_DIM(given, 0)
+        size[1] = cnp.PyArray_DIM(given, 1)
+        size[2] = width
+        if out is None:
+            y = cnp.PyArray_EMPTY(3, size, self.type_number, 0)
+        else:
+            y = out
+            if not (
+                cnp.PyArray_ISWRITEABLE(y)
+                and cnp.PyArray_DIM(y, 0) == size[0]
+                and cnp.PyArray_DIM(y, 1) == size[1]
+                and cnp.PyArray_DIM(y, 2) == width
+                and (
+                    <char *>cnp.PyArray_DATA(y) + cnp.PyArray_NBYTES(y) <= <char *>cnp.PyArray_DATA(given)
+                    or <char *>cnp.PyArray_DATA(given) + cnp.PyArray_NBYTES(given) <= <char *>cnp.PyArray_DATA(y)
+                )
+            ):
+                return None
+        memset(&run, 0, sizeof(run))
+        run.batch = size[1] if time_major else size[0]
+        run.time = size[0] if time_major else size[1]
+        run.x = cnp.PyArray_DATA(given)
+        run.x_row_stride = self.input_size if time_major else run.time * self.input_size
+        run.x_time_stride = run.batch * self.input_size if time_major else self.input_size
+        run.y = cnp.PyArray_DATA(y)
+        run.y_row_stride = width if time_major else run.time * width
+        run.y_time_stride = run.batch * width if time_major else width
+        run.sequences = 1
+        size[0] = self.layers * self.directions
+        size[1] = run.batch
+        size[2] = self.output_size
+        h_n = cnp.PyArray_EMPTY(3, size, self.type_number, 0)
+        size[2] = self.hidden_size
+        c_n = cnp.PyArray_EMPTY(3, size, self.type_number, 0)
+        run.h_n = cnp.PyArray_DATA(h_n)
+        run.c_n = cnp.PyArray_DATA(c_n)
+        self.execute(&run)
+        return y, (h_n, c_n)
+
+    cdef bint takes(self, object array):
+        """Return whether this is an array of three axes that the C core can read as it is."""
+        return (
+            cnp.PyArray_CheckExact(array)
+            and cnp.PyArray_NDIM(<cnp.ndarray>array) == 3
+            and cnp.PyArray_TYPE(<cnp.ndarray>array) == self.type_number
+            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array)
+        )
 
 
 @cython.final

@@ -591,26 +591,13 @@ class LSTM:
         ShapeError
             If an argument does not fit, naming it.
         """
-        if (
-            type(x) is np.ndarray
-            and state is None
-            and lengths is None
-            and mask is None
-            and x.ndim == 3
-            and x.shape[2] == self._core.input_size
-            and self._fits(x)
-            and self._plain
-            and (out is None or (self._fits(out) and not np.may_share_memory(out, x)))
-        ):
-            # Nothing to convert: the core checks the rest. This is the shortest way for a small model.
-            y, h, c = self._core.run(x, None, None, time_major=time_major, out=out)
-        else:
-            y, h, c = self.run(x, state, lengths=lengths, mask=mask, time_major=time_major, out=out, sequences=True)
+        if state is None and lengths is None and mask is None and self._plain:
+            # The shortest way for a small model, open where nothing has to be converted.
+            result = self._core.run_plain(x, out, time_major)
+            if result is not None:
+                return result
+        y, h, c = self.run(x, state, lengths=lengths, mask=mask, time_major=time_major, out=out, sequences=True)
         return y, (h, c)
-
-    def _fits(self, array: Array) -> bool:
-        """Return whether the core takes an array as it is, but for its shape."""
-        return type(array) is np.ndarray and array.dtype == self._core.dtype and array.flags.carray
 
     def run(
         self,

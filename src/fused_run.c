@@ -10,6 +10,12 @@
 #include "run_groups.h"
 #include "watch.h"
 
+/* Steps whose projection is done with nothing beside it, before the first window that can be done beside a
+ * recurrence: as few as it takes for that to be ready in time, where a layer has half as many inputs as
+ * units.
+ */
+enum { LE_AHEAD_FIRST = LE_AHEAD_ROWS / 2 };
+
 /* One layer in one direction over a group of rows. */
 typedef struct cell_run {
     const le_lstm *lstm;
@@ -90,22 +96,29 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
     const size_t padded_output = le_round_up(cell->output_size, r->lstm->kernels->lanes);
     le_ahead ahead = {0};
     float *projected = space->projected[0];
+    size_t window = first_step; /* the first step of the present window, and of the next */
+    size_t next_window = r->plan->window == 0 ? last_step : first_step;
     for (size_t step = first_step; step < last_step; step++) {
         if (le_watch_stopped(r->watch)) {
             return;
         }
         size_t active = 0;
-        const size_t in_window = r->plan->window == 0 ? 0 : (step - first_step) % r->plan->window;
-        if (r->plan->window != 0 && in_window == 0) {
-            if (!r->plan->ahead || step == first_step) {
+        if (step == next_window) {
+            window = step;
+            if (!r->plan->ahead) {
+                next_window = step + r->plan->window;
                 project_window(r, step, last_step, first_step, projected);
+            } else if (step == first_step) {
+                next_window = step + LE_AHEAD_FIRST;
+                project_window(r, step, le_min_size(next_window, last_step), first_step, projected);
             } else {
+                next_window = step + LE_AHEAD_ROWS;
                 r->lstm->kernels->cell_finish_ahead(cell, &ahead);
                 projected = ahead.out;
             }
             if (r->plan->ahead) {
                 float *other = projected == space->projected[0] ? space->projected[1] : space->projected[0];
-                project_ahead(r, step + LE_AHEAD_ROWS, last_step, first_step, other, &ahead);
+                project_ahead(r, next_window, last_step, first_step, other, &ahead);
             }
         }
         for (size_t row = 0; row < r->rows; row++) {
@@ -123,7 +136,7 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
                 slot = state->current[row] == even ? state->h[1] + row * padded_output : even;
             }
             if (r->plan->window != 0) {
-                space->init_rows[active] = projected + in_window * 4 * cell->padded_hidden;
+                space->init_rows[active] = projected + (step - window) * 4 * cell->padded_hidden;
             } else {
                 space->x_rows[active] = r->input + le_view_at(&r->input_view, row, time, step - first_step);
             }

@@ -1,5 +1,6 @@
 #include "plan.h"
 
+#include "kernels/kernels.h"
 #include "memory.h"
 #include "split.h"
 
@@ -10,7 +11,7 @@ enum { GROUP_ROWS = 64 };
 
 /* The same where the panels of a cell are too large for a core's own cache: every pass over them counts more
  * than where the states lie (8% at B = 128, H = 512). */
-enum { GROUP_ROWS_LARGE = 128, LARGE_PANEL_BYTES = 4 * 1024 * 1024 };
+enum { GROUP_ROWS_LARGE = 128 };
 
 /* Bytes of projected inputs that the blas backend holds at once: a part of a 512 KB to 1 MB second-level
  * cache. */
@@ -41,7 +42,7 @@ le_plan le_plan_run(const le_lstm *lstm, const le_run *run) {
     const size_t gate_bytes = 4 * lstm->hidden_size * le_dtype_bytes(lstm->dtype);
     const size_t inputs = le_max_size(lstm->input_size, lstm->directions * lstm->output_size);
     /* Divide before multiplying: no product of sizes from outside can overflow here, and below. */
-    const int large = inputs + lstm->output_size > LARGE_PANEL_BYTES / gate_bytes;
+    const int large = inputs + lstm->output_size > LE_LARGE_PANEL_BYTES / gate_bytes;
     plan.rows = le_min_size(le_max_size(run->batch, 1), large ? GROUP_ROWS_LARGE : GROUP_ROWS);
     const size_t step_bytes = lstm->output_size * le_dtype_bytes(lstm->dtype);
     if (lstm->directions == 2 && lstm->layers > 1) {

@@ -43,6 +43,10 @@ struct le_linear {
     le_activation activation;
 };
 
+/* Panels of a cell, in bytes, above which they count as large: more than a core's own cache holds, they come
+ * from the last-level cache or from memory. */
+enum { LE_LARGE_PANEL_BYTES = 4 * 1024 * 1024 };
+
 /* One packed cell. */
 typedef struct le_cell {
     size_t input_size;
