@@ -109,10 +109,13 @@ def _connected(
     slots = connect(description, inputs, layers, builder, problems)
     _raise(description, problems)
     graph = builder.build([slots[ref] for ref in description.outputs])
+    taken: dict[int, set[bool | None]] = {}
+    for node in graph.nodes:
+        for slot in node.inputs:
+            taken.setdefault(slot, set()).add(node.layer.takes_indices)
     specs = []
     for place, ref in enumerate(description.inputs):
-        users = [node.layer for node in graph.nodes if graph.inputs[place] in node.inputs]
-        wanted = {layer.takes_indices for layer in users}
+        wanted = taken.get(graph.inputs[place], set())
         indices = True in wanted and False not in wanted
         specs.append(
             TensorSpec(

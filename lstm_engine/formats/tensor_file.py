@@ -139,6 +139,12 @@ def flatten(source: Mapping[Any, Any], subject: str) -> tuple[dict[str, NDArray[
                 f"{subject}: the values unfold to more than {limits.pickle_opcodes:,} entries; "
                 + WAY_OUT.format("pickle_opcodes")
             )
+        # A key that the file has once can stand before any number of others.
+        if len(name) > limits.name_length:
+            raise FormatError(
+                f"{subject}: expected names of at most {limits.name_length:,} characters, found {name!r:.60}; "
+                + WAY_OUT.format("name_length")
+            )
         if isinstance(value, Mapping | list | tuple):
             if bearing.of(value):
                 for key, part in _entries(value):

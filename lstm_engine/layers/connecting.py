@@ -80,11 +80,18 @@ def connect(
         if layer.class_name != "InputLayer"
         for number, call in enumerate(layer.calls)
     }
+    place_of = {use: place for place, use in enumerate(waiting)}
+    users: dict[TensorRef, list[_Use]] = {}
+    absent: dict[_Use, int] = {}
+    for use, call in waiting.items():
+        needed = {ref for ref in call.tensors() if ref not in slots}
+        absent[use] = len(needed)
+        for ref in needed:
+            users.setdefault(ref, []).append(use)
+    ready = [use for use, count in absent.items() if count == 0]
     failed = False
-    while waiting and not problems.damaged:
-        ready = [use for use, call in waiting.items() if all(ref in slots for ref in call.tensors())]
-        if not ready:
-            break
+    while ready and not problems.damaged:
+        then: list[_Use] = []
         for use in ready:
             name, number = use
             call, layer = waiting.pop(use), layers[name]
@@ -104,7 +111,14 @@ def connect(
                 problems.damaged.append(f"layer {name!r} ({layer.kind}): {error}")
                 failed = True
             else:
-                slots.update({TensorRef(name, number, place): slot for place, slot in enumerate(made)})
+                for place, slot in enumerate(made):
+                    ref = TensorRef(name, number, place)
+                    slots[ref] = slot
+                    for user in users.get(ref, ()):
+                        absent[user] -= 1
+                        if absent[user] == 0:
+                            then.append(user)
+        ready = sorted(then, key=place_of.__getitem__)
     if not failed:
         _note_missing(description, waiting, slots, problems)
     return slots

@@ -305,6 +305,9 @@ def keras_corpus() -> dict[str, bytes]:
         "y_keras_plain.keras": base,
         "y_keras_stored.keras": zipped(members),
         "y_keras_more_members.keras": zipped({**members, "assets/vocabulary.txt": b"a\nb\n"}, zipfile.ZIP_DEFLATED),
+        "y_keras_long_chain.keras": keras(
+            model(*(layer("Dropout", f"layer {number}", rate=0.1) for number in range(8000)))
+        ),
         "y_keras_functional.keras": keras(graph(SOURCE, node(LSTM, "input"))),
         "n_hdf5_group_in_itself.keras": keras(
             weights=hdf5(lambda file: file["layers"].__setitem__("again", file["layers"]))

@@ -197,6 +197,9 @@ def torch_corpus() -> dict[str, bytes]:
         "n_torch_zip_big_endian.pt": torch_file(sound, order=b"big"),
         "n_torch_zip_byteorder_junk.pt": torch_file(sound, order=b"\x1b[2J"),
         "n_torch_zip_script.pt": zipped({**torch_members(sound), "m/code/__torch__.py": b"x", "m/constants.pkl": b"."}),
+        "n_torch_name_in_front_of_many.pt": torch_file(
+            made.EMPTY_DICT + made.text("n" * 5000) + made.mapping(**WEIGHTS) + made.SETITEM
+        ),
         "n_torch_bare_pickle.pt": made.pickled(called("os", "system", LINE)),
         "n_torch_no_mapping.pt": torch_file(made.tensor(block=made.storage("2"))),
         "n_torch_legacy_reduce.pt": legacy(made.mapping(**WEIGHTS, more=called("os", "system", LINE))),
