@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from .errors import FormatError, LstmEngineError, ShapeError
 from .options import BACKENDS, COMPUTE_TYPES
@@ -64,8 +64,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str, status: int = _FAILED) -> int:
-    print(f"lstm-engine: {message}", file=sys.stderr)
+    _print(f"lstm-engine: {message}", file=sys.stderr)
     return status
+
+
+def _print(*lines: str, file: TextIO | None = None) -> None:
+    """Print lines that may hold names out of a file from a stranger, which must not give orders to the terminal."""
+    encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
+    for line in lines:
+        shown = "".join(
+            char if char.isprintable() or char in "\n\u3000\xa0" else char.encode("unicode_escape").decode()
+            for char in line
+        )
+        print(shown.encode(encoding, "backslashreplace").decode(encoding), file=file)
 
 
 # --- Arguments --------------------------------------------------------------------------------------------------------
@@ -291,7 +302,7 @@ def _temperature(text: str) -> float:
 def _info(options: argparse.Namespace) -> int:
     from .info import describe_file
 
-    print(*describe_file(options.file), sep="\n")
+    _print(*describe_file(options.file))
     return 0
 
 
@@ -315,7 +326,7 @@ def _predict(options: argparse.Namespace) -> int:
     for path, names in groups.items():
         write_arrays(path, {name: arrays[name] for name in names})
         for name in names:
-            print(f"{path}: {name} {arrays[name].shape} {arrays[name].dtype}")
+            _print(f"{path}: {name} {arrays[name].shape} {arrays[name].dtype}")
     return 0
 
 
@@ -351,7 +362,7 @@ def _convert(options: argparse.Namespace) -> int:
         model.to_onnx(options.target)
     else:
         save(model, options.target, golden=golden, narrow=options.compute_type not in (None, "float64"))
-    print(f"{options.target}: {Path(options.target).stat().st_size:,} bytes")
+    _print(f"{options.target}: {Path(options.target).stat().st_size:,} bytes")
     return 0
 
 
@@ -372,7 +383,7 @@ def _verify(options: argparse.Namespace) -> int:
     for error in errors:
         right = error.within(tolerance)
         wrong += not right
-        print(f"{error}: {'ok' if right else 'WRONG'}")
+        _print(f"{error}: {'ok' if right else 'WRONG'}")
     print(f"{len(errors) - wrong} of {len(errors)} outputs within a relative L2 error of {tolerance:g}")
     return 1 if wrong else 0
 

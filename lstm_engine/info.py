@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -97,10 +98,10 @@ def _keras_parts(path: str) -> Report:
         root = HDF5File(data, path).root
         version, text = root.text("keras_version"), root.text("model_config")
         config = {} if text is None else parse_json(text, path)
-    layers = tuple(_config_layers(config))[:_MOST_ENTRIES]
+    layers = tuple(islice(_config_layers(config), _MOST_ENTRIES))
     settings = config.get("config") if isinstance(config, dict) else None
     name = settings.get("name", "") if isinstance(settings, dict) else ""
-    tensors = () if root is None else tuple(_arrays_in(root))[:_MOST_ENTRIES]
+    tensors = () if root is None else tuple(islice(_arrays_in(root), _MOST_ENTRIES))
     return Report(path, "keras", "keras", str(version or "of an unknown version"), str(name), layers, tensors=tensors)
 
 
@@ -117,18 +118,23 @@ def _config_layers(entry: Any) -> Iterator[LayerReport]:
             yield from _config_layers(layer)
 
 
-def _arrays_in(group: Any) -> Iterator[WeightReport]:
-    for name in group.names():
+def _arrays_in(root: Any) -> Iterator[WeightReport]:
+    """Iterate over the arrays of an HDF5 file, each group once, for groups may lie in each other."""
+    waiting = [(root, name) for name in reversed(root.names())]
+    seen = {root.address}
+    while waiting:
+        group, name = waiting.pop()
         try:
             inner = group.group(name)
         except FormatError:
             inner = None
         path = f"{group.path}/{name}".lstrip("/")
         try:
-            if inner is not None:
-                yield from _arrays_in(inner)
-            else:
+            if inner is None:
                 yield array_report("array", path, group.array(name))
+            elif inner.address not in seen:
+                seen.add(inner.address)
+                waiting += [(inner, below) for below in reversed(inner.names())]
         except UnsupportedModelError:
             yield WeightReport("array", path, (), "of a kind that is not read")
 

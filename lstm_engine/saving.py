@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .description import LayerDescription, ModelDescription
 from .errors import FormatError, LstmEngineError, UnsupportedModelError, raise_together
 from .formats.own_file import OwnFile, read_own, write_own
+from .options import COMPUTE_TYPES
 from .replacement import replacement
 from .verification import OutputError, check_golden, golden_errors, golden_tolerance, make_golden
 
@@ -149,6 +150,11 @@ def verify_saved(
             "save the model with model.save(path, golden=x)"
         )
     chosen: Any = compute_type or content.golden.compute_type
+    if chosen not in COMPUTE_TYPES:
+        raise FormatError(
+            f"{subject}: golden: expected a compute_type of {', '.join(COMPUTE_TYPES)}, found {chosen!r:.60}; save the "
+            "model again, or give one"
+        )
     model: Model | LSTM
     if _is_lstm(content.architecture):
         model = load_lstm(path, {"compute_type": chosen, "backend": backend}, verify=False)

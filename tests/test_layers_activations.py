@@ -116,6 +116,10 @@ def test_serialised_activations(config: Any, wanted: Any) -> None:
         ("swoosh", "'swoosh'"),
         (3, "3"),
         ({"module": "builtins", "class_name": "function", "config": "mine", "registered_name": "function"}, "mine"),
+        (
+            {"module": "acts", "class_name": "function", "config": "swish", "registered_name": "swish"},
+            "'swish', a custom",
+        ),
         ({"class_name": "LeakyReLU", "config": {"alpha": "steep"}}, "LeakyReLU"),
         ({"class_name": "LeakyReLU", "registered_name": "Mine>LeakyReLU", "config": {}}, "custom"),
         ({"class_name": "Softmax", "config": {"axis": [1, 2]}}, r"\[1, 2\]"),

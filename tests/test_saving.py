@@ -347,6 +347,15 @@ def test_golden_outputs_of_another_model_are_refused(saved: Path) -> None:
         le.load(edited(saved, golden=json.dumps(golden)), verify=True)
 
 
+def test_golden_outputs_of_no_known_compute_type_are_refused(saved: Path) -> None:
+    golden = {**json.loads(read_metadata_of(saved)["golden"]), "compute_type": "float7"}
+    path = edited(saved, golden=json.dumps(golden))
+    with pytest.raises(
+        le.FormatError, match=r"edited\.safetensors: golden: expected a compute_type of float32, float64"
+    ):
+        verify_saved(path)
+
+
 def read_metadata_of(path: Path) -> dict[str, str]:
     return map_tensors(path)[1]
 

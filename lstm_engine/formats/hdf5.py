@@ -97,7 +97,7 @@ class HDF5Group:
 
     def __init__(self, file: HDF5File, address: int, path: str) -> None:
         self._file = file
-        self._address = address
+        self.address = address
         self.path = path
         with _about(self._subject()):
             links = file.structures.links(address)
@@ -209,7 +209,7 @@ class HDF5Group:
 
     def _attributes(self) -> dict[str, Attribute]:
         with _about(self._subject()):
-            return self._file.structures.attributes(self._address)
+            return self._file.structures.attributes(self.address)
 
     def _target(self, name: str) -> int:
         """Return the address of the object that the hard link ``name`` leads to."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+import re
+from typing import Any, Final
 
 from lstm_engine.errors import FormatError, UnsafeFileError
 
 from .limits import WAY_OUT, current_limits
 
 __all__ = ["check_json_bytes", "parse_json"]
+
+
+#: What half of a surrogate pair is written with, as is every character beyond the first 65,536.
+_HALF: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class _RepeatedKeyError(Exception):
@@ -57,6 +62,11 @@ def parse_json(text: bytes | str, subject: str) -> Any:
         raise FormatError(f"{subject}: expected JSON, found a damaged or truncated text ({error})") from None
     if _deeper_than(value, current_limits().json_depth):
         raise UnsafeFileError(_too_deep(subject))
+    if _HALF.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise FormatError(f"{subject}: expected Unicode, found half of a surrogate pair in a text") from None
     return value
 
 

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from .keras_layers import KerasLayer
+from .keras_layers import KerasLayer, shown
 
-__all__ = ["CUDNN", "GATE_WEIGHTS", "join_gates", "of_today", "unfold_cudnn"]
+__all__ = ["CUDNN", "GATE_WEIGHTS", "join_gates", "of_today", "of_today_kernel", "unfold_cudnn"]
 
 #: Options of Keras 1 by the name that they have had since; None for those without a meaning at inference.
 _OPTIONS: Final[dict[str, str | None]] = {
@@ -33,6 +33,8 @@ _OPTIONS: Final[dict[str, str | None]] = {
     "init": None,
     "inner_activation": "recurrent_activation",
     "inner_init": None,
+    "input_dim": None,
+    "input_length": None,
     "input_dtype": "dtype",
     "length": "size",
     "nb_filter": "filters",
@@ -46,7 +48,7 @@ _OPTIONS: Final[dict[str, str | None]] = {
 
 #: Options that a layer of Keras 1 had under the same name, or whose name means something else in it.
 _KEPT: Final[dict[str, dict[str, str | None]]] = {
-    "Embedding": {"output_dim": "output_dim", "dropout": None},
+    "Embedding": {"input_dim": "input_dim", "output_dim": "output_dim", "dropout": None},
     "ZeroPadding1D": {"length": "length"},
 }
 
@@ -130,6 +132,34 @@ def join_gates(layer: KerasLayer) -> None:
         # The check of the shapes names what it finds where they do not fit: the first gate alone is too small.
         layer.weights[name] = _frozen(np.concatenate(arrays, axis=-1)) if fits else arrays[0]
         layer.sources[name] = ", ".join(sources)
+
+
+def of_today_kernel(layer: KerasLayer, *, by_theano: bool) -> str | None:
+    """Bring the kernel of a convolution into the layout that all have had since Keras 2, in which it is correlated.
+
+    Parameters
+    ----------
+    layer
+        Any layer.
+    by_theano
+        Whether Keras ran on Theano, which convolves: its kernels are the other way round along time.
+
+    Returns
+    -------
+    str or None
+        What is wrong, if that cannot be done.
+    """
+    kernel = layer.weights.get("kernel")
+    if layer.class_name == "Conv1D" and kernel is not None:
+        if kernel.ndim == 4:
+            # Keras 1: (size, 1, channels, filters); before 1.1 (filters, channels, size, 1).
+            size, filters = layer.config.get("kernel_size"), layer.config.get("filters")
+            early = kernel.shape[:2] != (size, 1) or kernel.shape[3] != filters
+            kernel = (kernel.transpose(2, 3, 1, 0) if early else kernel)[:, 0]
+        layer.weights["kernel"] = _frozen(np.array(kernel[::-1] if by_theano else kernel, order="C"))
+    elif by_theano and layer.class_name in ("DepthwiseConv1D", "SeparableConv1D"):
+        return f"layer {shown(layer.name)} ({layer.class_name}) was saved by Keras on Theano; expected TensorFlow"
+    return None
 
 
 def unfold_cudnn(layer: KerasLayer) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lstm_engine.errors import FormatError, UnsafeFileError
 
+from .limits import WAY_OUT, current_limits
 from .torch_descriptions import NumpyArray, kind_of
 from .torch_pickle import read_pickle
 from .torch_tensors import TensorBuilder
@@ -28,7 +29,7 @@ _MAGIC: Final = b"\x93NUMPY\x01\x00"
 class ArrayTree:
     """Arrays by path, with the ways of an :class:`~lstm_engine.formats.hdf5.HDF5Group`."""
 
-    def __init__(self, arrays: dict[str, NDArray[Any]], groups: set[str], path: str = "") -> None:
+    def __init__(self, arrays: dict[str, NDArray[Any]], groups: dict[str, dict[str, None]], path: str = "") -> None:
         self._arrays, self._groups, self.path = arrays, groups, path
 
     def _place(self, path: str) -> str:
@@ -39,9 +40,7 @@ class ArrayTree:
 
     def names(self) -> list[str]:
         """Return the names of everything in the group."""
-        start = len(self._place(""))
-        inside = [path for path in (*self._arrays, *self._groups) if path.startswith(self._place(""))]
-        return list(dict.fromkeys(path[start:].partition("/")[0] for path in inside))
+        return list(self._groups.get(self.path, ()))
 
     def group(self, path: str) -> ArrayTree:
         """Open a group that is there."""
@@ -76,17 +75,28 @@ def read_npz(data: bytes | memoryview, subject: str) -> ArrayTree:
     """
     archive = ZipArchive(bytes(data), subject)
     archive.check()
+    limits = current_limits()
+    if sum(map(archive.size, archive.names)) > (most := limits.of_tensors(len(data))):
+        raise UnsafeFileError(
+            f"{subject}: expected members that unpack to at most {most:,} bytes together, found more; "
+            + WAY_OUT.format("tensor_growth")
+        )
     arrays: dict[str, NDArray[Any]] = {}
-    groups: set[str] = set()
+    #: What each group holds, by its path; the names alone, in the file's order.
+    groups: dict[str, dict[str, None]] = {"": {}}
     builder = TensorBuilder(subject, _no_storage, len(data))
     for name in archive.names:
         path = name.removesuffix(".npy")
         for number, array in _weights(bytes(archive.content(name)), f"{subject}: {name}", builder).items():
             if not isinstance(number, str) or not isinstance(array, np.ndarray):
                 raise FormatError(f"{subject}: {name}: expected numbered arrays, found {kind_of(array)}")
-            arrays[f"{path}/vars/{number}"] = array
-        parts = f"{path}/vars".split("/")
-        groups.update("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+            place = f"{path}/vars/{number}"
+            arrays[place] = array
+            while place:
+                group, _, inside = place.rpartition("/")
+                known = inside in groups.setdefault(group, {})
+                groups[group][inside] = None
+                place = "" if known else group
     return ArrayTree(arrays, groups)
 
 

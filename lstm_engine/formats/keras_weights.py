@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .hdf5 import HDF5Group
 from .keras_layers import CELLS, RECURRENT, KerasLayer, Problems, shown
-from .keras_legacy import CUDNN, GATE_WEIGHTS, join_gates, unfold_cudnn
+from .keras_legacy import CUDNN, GATE_WEIGHTS, join_gates, of_today_kernel, unfold_cudnn
 from .keras_npz import ArrayTree
 
 __all__ = ["CONTAINERS", "check_shapes", "group_names", "read_archive_weights", "read_legacy_weights"]
@@ -381,6 +381,11 @@ def read_legacy_weights(group: HDF5Group, layers: list[KerasLayer], problems: Pr
             join_gates(part)
         if order is orders[2]:
             _share_within(layer)
+    by_theano = group.text("backend") == "theano"
+    for layer in _every_layer(expected):
+        for part in layer.walk():
+            if (problem := of_today_kernel(part, by_theano=by_theano)) is not None:
+                problems.unsupported.append(problem)
     check_shapes(layers, problems)
 
 

@@ -98,6 +98,21 @@ _NAMED: Final[dict[str, LayerActivation]] = {
 }
 
 
+#: The version of Keras that first had an activation of a name: in an older file it is one of the author's own, whatever
+#: it computes (a ``gelu`` of the time before is the approximation by tanh as often as not).
+_SINCE: Final = {
+    "gelu": (2, 4),
+    "hard_silu": (3, 0),
+    "hard_swish": (3, 0),
+    "hard_tanh": (3, 0),
+    "log_sigmoid": (3, 0),
+    "mish": (2, 12),
+    "swish": (2, 3),
+}
+
+#: Packages whose functions are Keras's own.
+_PACKAGES: Final = ("keras", "tensorflow", "tf_keras")
+
 #: Greatest float32.
 _GREATEST: Final = 3.4028234663852886e38
 
@@ -191,7 +206,8 @@ def activation_from_keras(value: Any, version: KerasVersion) -> LayerActivation:
         layer = _LAYERS.get(kind) if isinstance(kind, str) else None
         if layer is not None and isinstance(config, Mapping) and value.get("registered_name") in (None, kind):
             return layer(config)
-        if kind == "function" and isinstance(config, str) and value.get("module") != "builtins":
+        own = str(value.get("module", "keras")).partition(".")[0] in _PACKAGES
+        if kind == "function" and isinstance(config, str) and own:
             value = config
         else:
             raise UnsupportedModelError(f"{config if kind == 'function' else kind!r}, a custom activation")
@@ -199,6 +215,8 @@ def activation_from_keras(value: Any, version: KerasVersion) -> LayerActivation:
         return Activation("hard_sigmoid", 1.0 / 6.0 if version.major >= 3 else 0.2, 0.5)
     if not isinstance(value, str) or value not in _NAMED:
         raise UnsupportedModelError(repr(value))
+    if (version.major, version.minor) < _SINCE.get(value, (0, 0)):
+        raise UnsupportedModelError(f"{value!r}, which Keras {version.text:.40} does not have: a custom activation")
     return _NAMED[value]
 
 

@@ -249,9 +249,7 @@ def build_lstm(description: ModelDescription, options: Mapping[str, Any]) -> LST
     """
     found = [layer for layer in description.layers if layer.class_name != "InputLayer"]
     if description.framework != FRAMEWORK or len(found) != 1 or "lstm" not in found[0].inner:
-        raise UnsupportedModelError(
-            f"{description.source}: expected an LSTM alone, as lstm.save writes it, found a model; use le.load"
-        )
+        raise UnsupportedModelError("expected an LSTM alone, as lstm.save writes it, found a model; use le.load")
     return _made_lstm(found[0].inner["lstm"], options)
 
 

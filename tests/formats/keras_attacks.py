@@ -250,6 +250,7 @@ def config_attacks() -> dict[str, Any]:
             b"77", b"7" * 6000
         ),
         "json_integer_too_large": json.dumps(model(layer("Dropout", "x", rate=77))).encode().replace(b"77", b"7" * 400),
+        "json_half_of_a_surrogate_pair": model(layer("Dropout", "\ud800", rate=0.5)),
         "json_not_utf8": b'{"class_name": "\xff"}',
         "json_of_utf16": json.dumps(model()).encode("utf-16"),
         "json_truncated": json.dumps(model()).encode()[:-2],
@@ -291,6 +292,9 @@ def keras_corpus() -> dict[str, bytes]:
         "n_keras_npz_reduce.keras": npz(members, zipped({"lstm.npy": objects(called("os", "system", LINE))})),
         "n_keras_npz_traversal.keras": npz(members, zipped({"../lstm.npy": b""})),
         "n_keras_npz_plain_array.keras": npz(members, zipped({"lstm.npy": b"\x93NUMPY\x01\x00" + bytes(120)})),
+        "n_keras_npz_bomb_of_many_members.keras": npz(
+            members, zipped({f"layers/{number}.npy": bytes(1 << 24) for number in range(4)}, zipfile.ZIP_DEFLATED)
+        ),
         "n_keras_npz_bomb.keras": npz(members, zipped({"lstm.npy": bytes(1 << 20)}, zipfile.ZIP_LZMA)),
         "n_keras_zip_weights_json.keras": zipped(
             {key: members[key] for key in ("metadata.json", "config.json")} | {"model.weights.json": b"{}"}

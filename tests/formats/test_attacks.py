@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch_support as made
+from hdf5_attacks import hdf5
+from keras_attacks import keras, layer, model
 
 pytest.importorskip("onnx")
 
@@ -26,6 +28,8 @@ if sys.platform != "linux":
     pytest.skip("the limits of a process are those of Linux", allow_module_level=True)
 
 import lstm_engine as le
+from lstm_engine.cli import main
+from lstm_engine.info import describe_file
 
 HERE = Path(__file__).parent
 HOSTILE = sorted(path.name for path in HERE.glob("n_*"))
@@ -83,6 +87,28 @@ def test_the_same_file_ends_in_the_same_error(name: str, outcomes: dict[str, dic
     with pytest.raises(le.LstmEngineError) as caught:
         le.load(path) if path.suffix in (".keras", ".h5", ".onnx") else le.LSTM.from_torch(path)
     assert str(caught.value).replace(str(path), name) == outcomes[name]["message"]
+
+
+# --- What is shown of a file ------------------------------------------------------------------------------------------
+
+
+def test_groups_in_each_other_are_shown_once(tmp_path: Path) -> None:
+    weights = hdf5(lambda file: file["layers"].__setitem__("again", file["layers"]))
+    path = tmp_path / "m.keras"
+    path.write_bytes(keras(model(layer("Odd", "x")), weights))
+    lines = "\n".join(describe_file(str(path)))
+    assert "The model cannot be run" in lines
+    assert lines.count("vars/0") == 1
+
+
+def test_a_name_gives_no_orders_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.keras"
+    path.write_bytes(keras(model(layer("Dropout", "\x1b[2Jevil", rate=0.5), layer("Dropout", "名", rate=0.5))))
+    assert main(["info", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\\x1b[2Jevil" in shown
+    assert "名" in shown
 
 
 # --- What a caller may allow ------------------------------------------------------------------------------------------
