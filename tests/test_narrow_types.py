@@ -192,6 +192,25 @@ def test_pools(compute_type: Any) -> None:
     assert_same_bits(stepped, lstm(x)[0], "pool")
 
 
+@pytest.mark.parametrize("compute_type", NARROW_TYPES)
+def test_sliding_windows(compute_type: Any) -> None:
+    weights = make_weights(Options(5, 21, layers=2), seed=8)
+    lstm = le.LSTM(weights, compute_type=compute_type)
+    x = np.random.default_rng(1).standard_normal((12, 5)).astype(np.float32)
+    window = lstm.sliding_window(length=6)
+    for time, sample in enumerate(x):
+        y = window.push(sample)
+        if time >= 5:
+            assert_same_bits(y, lstm(x[time - 5 : time + 1])[0][-1], f"after {time}")
+
+
+@pytest.mark.parametrize("compute_type", NARROW_TYPES)
+def test_threads(compute_type: Any) -> None:
+    case = Case(Options(40, 50, layers=2, direction="bidirectional"), seed=2, batch=40, time=9)
+    wanted = results(le.LSTM(case.weights, compute_type=compute_type), case)
+    assert_same_results(results(le.LSTM(case.weights, compute_type=compute_type, num_threads=2), case), wanted, "two")
+
+
 @every_kernel
 def test_one_row_of_many_blocks(kernel: Kernels) -> None:
     # Enough blocks that one row takes several at once, on every instruction set, with some left over.
