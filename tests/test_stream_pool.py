@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
 import time
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,8 @@ from strategies import fused_engines, make_weights
 
 import lstm_engine as le
 from lstm_engine.builder import build_model
+
+ROOT = Path(__file__).parent.parent
 
 CAPACITY = 5
 
@@ -382,7 +387,46 @@ def test_a_callback_that_fails_keeps_the_stream() -> None:
     assert pool.ids == [id]
 
 
-# --- Threads and memory -----------------------------------------------------------------------------------------------
+# --- Threads, memory and the host's settings --------------------------------------------------------------------------
+
+HOST = """
+import ctypes, sys
+import numpy as np
+sys.path.insert(0, "tests")
+from causal_models import causal_model, inputs_of
+
+class Environment(ctypes.Structure):
+    _fields_ = [("x87", ctypes.c_uint32 * 7), ("mxcsr", ctypes.c_uint32)]
+
+libm, environment = ctypes.CDLL("libm.so.6"), Environment()
+libm.fegetenv(ctypes.byref(environment))
+kept, strange = environment.mxcsr, environment.mxcsr | 0x8040 | 0x4000  # denormals are zero, rounding is upward
+results = []
+for control in (kept, strange):
+    pool, window = causal_model("chain").stream_pool(5), causal_model("chain").sliding_window(3)
+    ids = [pool.open() for _ in range(5)]
+    x = [scale * inputs_of("chain", 1, 5) for scale in (np.float32(1), np.float32(1e-41))]
+    out = [np.empty((5, 4), np.float32) for _ in range(8)]
+    environment.mxcsr = control
+    libm.fesetenv(ctypes.byref(environment))
+    for place in range(4):
+        pool.step(ids, x[place % 2], out=out[place])
+        for row in range(5):
+            window.push(x[place % 2][row], out=out[4 + place][row], defer=row % 2 == 0)
+    libm.fegetenv(ctypes.byref(environment))
+    assert environment.mxcsr & 0xE040 == control & 0xE040, hex(environment.mxcsr)
+    environment.mxcsr = kept
+    libm.fesetenv(ctypes.byref(environment))
+    out[4][:2] = 0  # before there were three samples
+    results.append(b"".join(y.tobytes() for y in out))
+print(results[0] == results[1])
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64" or not sys.platform.startswith("linux"), reason="x86-64 Linux")
+def test_the_floating_point_state_of_the_host_does_not_matter() -> None:
+    done = subprocess.run([sys.executable, "-c", HOST], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.stdout.strip(), done.stderr) == ("True", "")
 
 
 def test_two_threads_in_one_pool_are_refused_and_never_mixed() -> None:
