@@ -25,7 +25,10 @@ typedef struct cell_run {
     const le_cell *cell;
     le_cell_state *state;
     const le_group *group;
-    size_t rows; /* of the group */
+    size_t rows;              /* of the group */
+    size_t first_unit, units; /* of h that are computed here: all but with a member of a crew */
+    size_t cell_units;        /* of c */
+    le_member *member;        /* or NULL */
     le_watch *watch;
     int backward;
     const float *input;
@@ -35,8 +38,11 @@ typedef struct cell_run {
 } cell_run;
 
 static void fill_skipped(const cell_run *r, size_t row, float *slot) {
-    const size_t bytes = r->cell->output_size * sizeof(float);
+    const size_t bytes = r->units * sizeof(float);
     le_cell_state *state = r->state;
+    if (slot != NULL) {
+        slot += r->first_unit;
+    }
     if (r->run->lengths != NULL) {
         if (slot != NULL) {
             memset(slot, 0, bytes);
@@ -50,7 +56,7 @@ static void fill_skipped(const cell_run *r, size_t row, float *slot) {
         return;
     }
     if (state->has_output[row]) {
-        memcpy(slot, state->current[row], bytes);
+        memcpy(slot, state->current[row] + r->first_unit, bytes);
     } else {
         memset(slot, 0, bytes);
     }
@@ -131,7 +137,8 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
                 fill_skipped(r, row, slot);
                 continue;
             }
-            if (slot == NULL) {
+            space->output_rows[active] = slot;
+            if (slot == NULL || r->member != NULL) {
                 float *even = state->h[0] + row * padded_output;
                 slot = state->current[row] == even ? state->h[1] + row * padded_output : even;
             }
@@ -142,7 +149,7 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
             }
             space->h_rows[active] = state->current[row];
             space->c_rows[active] = state->c + row * cell->padded_hidden;
-            space->h_next_rows[active] = slot;
+            space->h_next_rows[active] = slot + r->first_unit;
             state->current[row] = slot;
             state->has_output[row] = 1;
             active++;
@@ -168,8 +175,17 @@ static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
             r->lstm->kernels->linear(cell->projection, active, (const float *const *)space->hidden_rows,
                                      space->h_next_rows);
         }
+        if (r->member != NULL &&
+            !le_member_exchange(r->member, active, space->h_next_rows, space->output_rows)) {
+            r->watch->stopped = 1;
+            return;
+        }
     }
-    if (r->output != NULL) {
+    if (r->member != NULL) {
+        /* What the others have written is the input of the next layer, and nobody reads this chunk's any
+         * more. */
+        r->watch->stopped |= !le_member_meet(r->member);
+    } else if (r->output != NULL) {
         /* The slots may be used again for the next chunk or layer. */
         for (size_t row = 0; row < r->rows; row++) {
             float *own = state->h[0] + row * padded_output;
@@ -198,8 +214,8 @@ static void begin_cell(const cell_run *r, size_t index) {
                    lstm->output_size * sizeof(float));
         }
         if (c0 != NULL) {
-            memcpy(state->c + row * padded_hidden, c0 + source * lstm->hidden_size,
-                   lstm->hidden_size * sizeof(float));
+            memcpy(state->c + row * padded_hidden, c0 + source * lstm->hidden_size + r->first_unit,
+                   r->cell_units * sizeof(float));
         }
         state->current[row] = state->h[0] + row * padded_output;
     }
@@ -212,25 +228,26 @@ static void end_cell(const cell_run *r, size_t index) {
     for (size_t row = 0; row < r->rows; row++) {
         const size_t target = index * r->run->batch + le_group_row(r->group, row);
         if (h_n != NULL) {
-            memcpy(h_n + target * lstm->output_size, r->state->current[row],
-                   lstm->output_size * sizeof(float));
+            memcpy(h_n + target * lstm->output_size + r->first_unit, r->state->current[row] + r->first_unit,
+                   r->units * sizeof(float));
         }
         if (c_n != NULL) {
-            memcpy(c_n + target * lstm->hidden_size, r->state->c + row * r->cell->padded_hidden,
-                   lstm->hidden_size * sizeof(float));
+            memcpy(c_n + target * lstm->hidden_size + r->first_unit,
+                   r->state->c + row * r->cell->padded_hidden, r->cell_units * sizeof(float));
         }
     }
 }
 
 /* The last output of a direction, where no sequences are wanted. */
 static void write_last(const cell_run *r, size_t direction) {
-    const size_t size = r->lstm->output_size;
+    const size_t bytes = r->units * sizeof(float);
     for (size_t row = 0; row < r->rows; row++) {
-        float *y = (float *)r->run->y + le_group_row(r->group, row) * r->run->y_row_stride + direction * size;
+        float *y = (float *)r->run->y + le_group_row(r->group, row) * r->run->y_row_stride +
+                   direction * r->lstm->output_size + r->first_unit;
         if (r->state->has_output[row]) {
-            memcpy(y, r->state->current[row], size * sizeof(float));
+            memcpy(y, r->state->current[row] + r->first_unit, bytes);
         } else {
-            memset(y, 0, size * sizeof(float));
+            memset(y, 0, bytes);
         }
     }
 }
@@ -247,11 +264,15 @@ static cell_run layer_run(const le_lstm *lstm, const le_run *run, const le_plan 
         .run = run,
         .plan = plan,
         .space = space,
-        .cell = &lstm->cells[index],
+        .cell = space->parts == NULL ? &lstm->cells[index] : &space->parts[index],
         .state = &space->states[index],
         .group = group,
         .rows = group->rows,
         .watch = watch,
+        .first_unit = space->member == NULL ? 0 : space->member->first_unit,
+        .units = space->member == NULL ? lstm->output_size : space->member->units,
+        .cell_units = space->member == NULL ? lstm->hidden_size : space->member->units,
+        .member = space->member,
         .backward = le_runs_backward(lstm, direction),
     };
     if (layer == 0) {
@@ -307,6 +328,55 @@ static void run_group(const le_lstm *lstm, const le_run *run, const le_plan *pla
     }
 }
 
+/* A run whose units are shared out. */
+typedef struct units_run {
+    const le_lstm *lstm;
+    const le_run *run;
+    const le_plan *plan;
+    const le_fused_work *work;
+    int interrupted;
+} units_run;
+
+static void member_units(void *context, size_t index) {
+    units_run *all = context;
+    const le_lstm *lstm = all->lstm;
+    le_fused_space *space = &all->work->spaces[index];
+    le_watch watch;
+    le_watch_begin(&watch, all->run, index, le_step_operations(lstm) * (double)all->plan->rows);
+    space->member->threads = all->run->threads;
+    space->member->published = all->work->published;
+    le_member_begin(space->member, lstm->hidden_size, lstm->kernels->lanes, all->plan->members, index);
+    for (size_t cell = 0; cell < lstm->layers * lstm->directions; cell++) {
+        le_member_part(space->member, &lstm->cells[cell], &space->parts[cell]);
+    }
+    /* Everybody's outputs together are the next layer's inputs. */
+    space->between[0] = all->work->spaces[0].between[0];
+    space->between[1] = all->work->spaces[0].between[1];
+    const size_t groups = le_plan_groups(all->plan, all->run->batch);
+    for (size_t number = 0; number < groups && !watch.stopped; number++) {
+        const le_group group = le_plan_group(all->plan, all->run->batch, number, all->work->rows.order);
+        if (group.rows != 0) {
+            run_group(lstm, all->run, all->plan, space, &group, &watch);
+        }
+    }
+    if (index == 0) {
+        all->interrupted = watch.stopped;
+    }
+}
+
+static le_status run_units(const le_lstm *lstm, const le_run *run, const le_plan *plan,
+                           const le_fused_work *work) {
+    units_run all = {.lstm = lstm, .run = run, .plan = plan, .work = work};
+    if (work->rows.order != NULL) {
+        le_order_rows(plan, run, &work->rows);
+    }
+    for (size_t member = 0; member < plan->members; member++) {
+        atomic_init(&work->published[member].count.value, 0);
+    }
+    le_threads_run(run->threads, plan->members, member_units, &all);
+    return all.interrupted ? LE_ERROR_INTERRUPTED : LE_OK;
+}
+
 le_status le_fused_run(const le_lstm *lstm, const le_run *run, void *workspace) {
     const le_plan plan = le_plan_run(lstm, run);
     le_fused_work work;
@@ -314,6 +384,9 @@ le_status le_fused_run(const le_lstm *lstm, const le_run *run, void *workspace) 
     const le_status status = le_fused_workspace(lstm, run, &plan, workspace, &work, &bytes);
     if (status != LE_OK) {
         return status;
+    }
+    if (plan.split == LE_UNITS) {
+        return run_units(lstm, run, &plan, &work);
     }
     return le_run_groups(lstm, run, &plan, &work.rows, work.spaces, sizeof *work.spaces, run_group);
 }

@@ -56,6 +56,7 @@ le_status le_cell_pack(const le_lstm *lstm, const le_cell_spec *spec, le_cell *c
     cell->output_size = spec->projection_size != 0 ? spec->projection_size : spec->hidden_size;
     cell->blocks = (spec->hidden_size + lanes - 1) / lanes;
     cell->padded_hidden = cell->blocks * lanes;
+    cell->peephole_stride = cell->padded_hidden;
     /* Rows of W and of R that stay float32. */
     const int narrow = lstm->narrow != NULL;
     const size_t input_rows = narrow && lstm->compute_type != LE_INT8_RECURRENT ? 0 : cell->input_size;

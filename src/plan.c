@@ -140,6 +140,13 @@ static void take_fused_space(le_arena *arena, const le_lstm *lstm, const le_plan
     space->c_rows = le_arena_take(arena, rows, sizeof *space->c_rows);
     space->h_next_rows = le_arena_take(arena, rows, sizeof *space->h_next_rows);
     space->hidden_rows = le_arena_take(arena, rows, sizeof *space->hidden_rows);
+    space->output_rows = le_arena_take(arena, rows, sizeof *space->output_rows);
+    space->member = NULL;
+    space->parts = NULL;
+    if (plan->split == LE_UNITS) {
+        space->member = le_arena_take(arena, 1, sizeof *space->member);
+        space->parts = le_arena_take(arena, cells, sizeof *space->parts);
+    }
     /* What two threads write must not share a pair of cache lines. */
     (void)le_arena_take(arena, LE_APART_BYTES, 1);
 }
@@ -160,6 +167,16 @@ le_status le_fused_workspace(const le_lstm *lstm, const le_run *run, const le_pl
         take_fused_space(&arena, lstm, plan, between, &space);
         if (base != NULL) {
             work->spaces[member] = space;
+        }
+    }
+    work->published =
+        le_arena_take(&arena, plan->split == LE_UNITS ? plan->members : 0, sizeof *work->published);
+    const size_t part =
+        plan->rows * le_member_most_units(lstm->hidden_size, lstm->kernels->lanes, plan->members);
+    for (size_t index = 0; plan->split == LE_UNITS && index < 2 * plan->members; index++) {
+        float *taken = le_arena_take(&arena, part + LE_APART_BYTES / sizeof(float), sizeof(float));
+        if (base != NULL) {
+            work->published[index / 2].part[index % 2] = taken;
         }
     }
     return arena_status(&arena, overflow, bytes);

@@ -10,6 +10,7 @@
 #include "lstm.h"
 #include "narrow.h"
 #include "threads.h"
+#include "units.h"
 
 typedef struct le_plan {
     le_split split;
@@ -75,12 +76,16 @@ typedef struct le_fused_space {
     float **c_rows;
     float **h_next_rows;
     float **hidden_rows;
+    float **output_rows;
+    le_member *member; /* of a split by units, or NULL */
+    le_cell *parts;    /* [layers][directions]: its part of every cell */
 } le_fused_space;
 
 /* The workspace of a whole run. */
 typedef struct le_fused_work {
     le_row_order rows;
-    le_fused_space *spaces; /* [members] */
+    le_fused_space *spaces;  /* [members] */
+    le_published *published; /* [members], of a split by units */
 } le_fused_work;
 
 /* Lay the workspace out over `base`, or measure it where base is NULL. */

@@ -106,7 +106,8 @@ size_t le_lstm_memory_bytes(const le_lstm *lstm);
 typedef enum le_split {
     LE_FASTEST, /* what is the fastest for the shape */
     LE_ALONE,   /* nothing: one thread */
-    LE_ROWS     /* groups of rows */
+    LE_ROWS,    /* groups of rows */
+    LE_UNITS    /* the hidden units of every cell, at every step; float32 without a projection */
 } le_split;
 
 /* A batch of sequences to run. Pointers are to the LSTM's dtype.

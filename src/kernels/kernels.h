@@ -58,8 +58,9 @@ typedef struct le_cell {
         panel_floats; /* of one block: (input_size + output_size) * 4 * V; fewer where weights are narrow */
     float *panels;    /* [blocks][input_size + output_size][4][V] */
     float *bias;      /* [blocks][4][V] */
-    float *peepholes; /* [3][padded_hidden], or NULL */
-    le_linear *projection; /* or NULL */
+    float *peepholes; /* [3][peephole_stride], or NULL */
+    size_t peephole_stride; /* padded_hidden of the whole cell */
+    le_linear *projection;  /* or NULL */
     le_activation input_activation, forget_activation, cell_activation, output_activation, hidden_activation;
     float gate_clip, cell_clip; /* 0 for none */
     int coupled;
