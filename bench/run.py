@@ -42,7 +42,7 @@ _FPGA_SECONDS: Final = 2.0
 #: For the estimate of how long a run takes: what engines reach about, float32 operations a second; seconds that it
 #: takes to make the engines of a cell; seconds that it takes to load them, once for each process.
 _ABOUT_FLOPS: Final = 60e9
-_SETUP_SECONDS: Final = 1.0
+_SETUP_SECONDS: Final = 2.0
 _LOADING_SECONDS: Final = 12.0
 
 
@@ -175,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
         timed = {result["cell"] for result in results}
         results += [result for result in before["cells"] if result["cell"] not in timed and result["cell"] in place]
     results.sort(key=lambda result: place[result["cell"]])
-    complaints = [text for result in results for text in result["complaints"]]
+    complaints = [text for result in results for text in result.get("complaints", ())]
     settings = {
         "quick": options.quick,
         "cells": options.cells,
