@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .results import OURS, PEERS, fastest, of_limit, speed_up
+from .results import OURS, PEERS, disturbed, fastest, of_limit, speed_up
 
 __all__ = ["RECORDED", "Change", "changes", "main", "recorded"]
 
@@ -55,10 +55,10 @@ def ratios(cell: dict[str, Any]) -> dict[str, float]:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Change]:
-    """Yield the ratios that both runs have."""
+    """Yield the ratios that both runs have; none of a cell that was disturbed."""
     old = {cell["cell"]: ratios(cell) for cell in before["cells"]}
     for cell in now["cells"]:
-        known = old.get(cell["cell"], {})
+        known = {} if disturbed(cell) else old.get(cell["cell"], {})
         for name, ratio in ratios(cell).items():
             if name in known:
                 yield Change(cell["cell"], name, known[name], ratio)
@@ -97,7 +97,7 @@ def recorded(document: dict[str, Any]) -> dict[str, Any]:
     kept = ("single_call_p50", "single_call_p99", "single_call_p999", "relative_l2_error")
     cells = []
     for cell in document["cells"]:
-        if "limit" not in cell:  # it could not be timed at all, and the run has said so
+        if "limit" not in cell or disturbed(cell):  # the run has said so
             continue
         engines = []
         for name in dict.fromkeys(entry["engine"] for entry in cell["engines"]):
@@ -164,8 +164,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         now = _read(options.results)
         if options.record:
-            options.recorded.write_text(_dumped(recorded(now)), encoding="utf-8")
-            print(f"{options.recorded}: {len(now['cells'])} cells recorded")
+            kept = recorded(now)
+            options.recorded.write_text(_dumped(kept), encoding="utf-8")
+            print(
+                f"{options.recorded}: {len(kept['cells'])} of {len(now['cells'])} cells recorded, the undisturbed ones"
+            )
             return 0
         before = _read(options.recorded)
         for name in _SAME:

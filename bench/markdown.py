@@ -37,6 +37,7 @@ _SUMMARY: Final = (
     ("one sequence, bfloat16", ("1,100,256,256,bfloat16",)),
     ("a batch, bfloat16", ("32,100,256,256,bfloat16",)),
     ("one sequence, two threads", ("1,100,512,512,2-threads",)),
+    ("a batch, two threads", ("32,100,256,256,2-threads",)),
 )
 _SUMMARY_PEERS: Final = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "openvino": "OpenVINO", "litert": "LiteRT"}
 

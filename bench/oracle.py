@@ -28,6 +28,8 @@ _STEPS: Final = 8
 def tolerance(cell: Cell, *, ours: bool) -> float:
     """Return the largest relative L2 error that a result may have; coarse types add up over the layers of a stack."""
     bound = (_OURS if ours else _PEERS)[cell.compute_type]
+    if cell.compute_type != "float32" and cell.streaming:
+        bound *= 2  # the first few steps from a zero state, whose values are small beside the error of the weights
     return bound if cell.compute_type == "float32" else bound * cell.layers
 
 

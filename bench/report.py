@@ -16,7 +16,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .results import OURS, PEERS, best_peer, empty_calls, fastest, of_limit, refusal, saving, scaling, speed_up
+from .results import (
+    OURS,
+    PEERS,
+    best_peer,
+    disturbed,
+    empty_calls,
+    fastest,
+    of_limit,
+    refusal,
+    saving,
+    scaling,
+    speed_up,
+)
 
 __all__ = ["RESULTS", "filled_columns", "left_out", "machine_facts", "read_results", "render", "row", "write_results"]
 
@@ -102,9 +114,6 @@ def _heading(facts: dict[str, Any]) -> list[str]:
 
 
 # --- the tables
-
-#: With less than this part of the CPU's time, a cell is reported as disturbed.
-_UNDISTURBED: Final = 0.97
 
 
 def _microseconds(seconds: float | None) -> str:
@@ -243,9 +252,9 @@ def render(document: dict[str, Any], *, plain: bool = False) -> str:
                 parts.append(f"not here: {reasons}")
     parts += ["", _EXPLAINED]
     # Long calls are cut up by other processes, short ones fall between them: then not even ratios can be trusted.
-    if disturbed := [cell for cell in cells if cell["cpu_share"] < _UNDISTURBED]:
-        least = min(cell["cpu_share"] for cell in disturbed)
-        names = "  ".join(cell["cell"] for cell in disturbed)
+    if bad := [cell for cell in cells if disturbed(cell)]:
+        least = min(cell["cpu_share"] for cell in bad)
+        names = "  ".join(cell["cell"] for cell in bad)
         parts.append(f"DISTURBED: other processes took up to {100 * (1 - least):.0f}% of the CPU during {names}")
     return "\n".join(parts)
 

@@ -12,6 +12,7 @@ __all__ = [
     "OURS",
     "PEERS",
     "best_peer",
+    "disturbed",
     "empty_calls",
     "fastest",
     "of_limit",
@@ -25,6 +26,15 @@ Result = dict[str, Any]
 
 OURS: Final = "ours fused"
 PEERS: Final = ("onnxruntime", "torch", "openvino", "litert", "keras", "numpy")
+
+
+#: With less than this part of its CPUs' time, a cell is counted as disturbed.
+_UNDISTURBED: Final = 0.97
+
+
+def disturbed(cell: Result) -> bool:
+    """Return whether others had so much of the CPUs' time that not even ratios hold."""
+    return float(cell.get("cpu_share", 1.0)) < _UNDISTURBED
 
 
 def fastest(cell: Result, engine: str) -> Result | None:

@@ -130,11 +130,18 @@ def phases(cell: Cell) -> Iterator[Phase]:
         yield Phase(dense_bytes, all_bytes, flops, 1)
 
 
-def working_sets(cell: Cell) -> set[int]:
-    """Return the working sets whose bandwidth the limit of a cell needs, in bytes for one core."""
+def _read_by_one_core(phase: Phase, cell: Cell) -> int:
+    """Return the working set that decides how fast one of the cell's cores loads a phase's weights, in bytes."""
     if cell.cold:
-        return {cold_bytes()}
-    return {-(-phase.working_set // cell.threads) for phase in phases(cell)}
+        return cold_bytes()
+    own = -(-phase.working_set // cell.threads)
+    # Each core has a second level for its own part; what does not fit there lies in a level that all of them share.
+    return own if own <= cache_bytes().get("L2", 1 << 20) else phase.working_set
+
+
+def working_sets(cell: Cell) -> set[int]:
+    """Return the working sets whose bandwidth the limit of a cell needs, in bytes."""
+    return {_read_by_one_core(phase, cell) for phase in phases(cell)}
 
 
 def limit_seconds(cell: Cell, peak: Callable[[ComputeType], float], bandwidth: Callable[[int], float]) -> float:
@@ -155,8 +162,8 @@ def limit_seconds(cell: Cell, peak: Callable[[ComputeType], float], bandwidth: C
     """
 
     def seconds(phase: Phase) -> float:
-        working_set = cold_bytes() if cell.cold else -(-phase.working_set // cell.threads)
-        return max(phase.weight_bytes / bandwidth(working_set), phase.flops / peak(phase.compute_type))
+        loads = phase.weight_bytes / bandwidth(_read_by_one_core(phase, cell))
+        return max(loads, phase.flops / peak(phase.compute_type))
 
     products = sum(phase.repeats * seconds(phase) for phase in phases(cell))
     updates = cell.batch * cell.filled * cell.time * cell.layers * cell.directions * cell.hidden

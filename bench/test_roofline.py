@@ -122,8 +122,11 @@ def test_narrow_types_have_their_own_peak_and_fewer_bytes() -> None:
 
 
 def test_threads_share_the_work_and_the_weights() -> None:
-    one, two = (Cell(1, 1, 512, 512, threads=threads) for threads in (1, 2))
-    assert working_sets(two) == {size // 2 for size in working_sets(one)}
+    small, halves = (Cell(1, 1, 64, 128, threads=threads) for threads in (1, 2))
+    assert working_sets(halves) == {size // 2 for size in working_sets(small)}
+    # What does not fit a core's own caches is shared, whole.
+    one, two = (Cell(1, 1, 2048, 2048, threads=threads) for threads in (1, 2))
+    assert working_sets(two) == working_sets(one)
     limits = [limit_seconds(cell, lambda _: 1e11, lambda _: 1e11) for cell in (one, two)]
     assert limits[0] == pytest.approx(2 * limits[1])
 

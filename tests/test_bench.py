@@ -104,6 +104,13 @@ def test_a_cell_that_ours_cannot_run_any_more_fails(judge: Judge) -> None:
     assert (status, "1,1,64,128: ours ran it" in said) == (1, True), said
 
 
+def test_a_disturbed_cell_is_neither_judged_nor_recorded(judge: Judge) -> None:
+    now = run_of(changed("1,1,64,128", ours_fused=9.0))
+    now["cells"][0]["cpu_share"] = 0.5
+    assert judge(run_of(BEFORE), now)[0] == 0
+    assert "1 of 2 cells" in judge(run_of(BEFORE), now, "--record")[1]
+
+
 def test_cells_of_one_run_only_are_not_compared(judge: Judge) -> None:
     extra = {"1,1,16,16": {"ours fused": 9.0, "limit": 1.0}}
     assert judge(run_of(BEFORE), run_of(BEFORE | extra))[0] == 0
