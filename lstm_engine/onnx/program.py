@@ -186,8 +186,6 @@ class Program:
         # take some seconds for it where a file asks for all that it may.
         room = current_limits().of_tensors(self.graph.file_bytes)
         work = 2.0 * room
-        # On the way to its result an operator may take several times its inputs: sums are made in float64.
-        largest = room // 8
         room -= sum(array.nbytes for array in self.graph.initializers.values())
         waiting = []
         for site in sites:
@@ -199,7 +197,7 @@ class Program:
             known = OPERATORS[node.operator]
             size = sum(array.nbytes for array in inputs if array is not None) + 100
             cost = size if known.work is None else max(size, known.work(*inputs))
-            if cost > work or size > largest:
+            if cost > work:
                 waiting.append(site)
                 continue
             work -= cost
