@@ -156,6 +156,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     begin = time.perf_counter()
     results: list[dict[str, Any]] = []
+    settings: dict[str, Any] = {"quick": options.quick, "cells": options.cells, "peers": chosen}
+    # A quick look must not take the place of a quarter of an hour's work.
+    path = RESULTS.with_name("quick.json") if options.quick else RESULTS
     for threads in sorted({cell.threads for cell in cells}):
         own = [cell for cell in cells if cell.threads == threads]
         task = {
@@ -167,24 +170,15 @@ def main(arguments: list[str] | None = None) -> int:
         }
         for result in _worker(task):
             results.append({**result, "absent": absent, "date": facts["date"], "isa": isa})
+            # As it stands now, so that a run that is broken off has not been in vain.
+            write_results(_document(results, before, facts, settings), path)
             _progress(result, len(results), len(cells), time.perf_counter() - begin, about)
     _progress(None, 0, 0, 0, 0)
 
-    place = {cell.name: number for number, cell in enumerate(CELLS)}
-    if before is not None:
-        timed = {result["cell"] for result in results}
-        results += [result for result in before["cells"] if result["cell"] not in timed and result["cell"] in place]
-    results.sort(key=lambda result: place[result["cell"]])
-    complaints = [text for result in results for text in result.get("complaints", ())]
-    settings = {
-        "quick": options.quick,
-        "cells": options.cells,
-        "peers": chosen,
-        "total_seconds": time.perf_counter() - begin,
-    }
-    document = {"machine": facts, "settings": settings, "cells": results}
-    # A quick look must not take the place of a quarter of an hour's work.
-    path = write_results(document, RESULTS.with_name("quick.json") if options.quick else RESULTS)
+    settings["total_seconds"] = time.perf_counter() - begin
+    document = _document(results, before, facts, settings)
+    write_results(document, path)
+    complaints = [text for result in results for text in result["complaints"]]
     print(json.dumps(document, indent=1) if options.json else render(document, plain=options.plain))
     out = sys.stderr if options.json else sys.stdout
     print(f"{settings['total_seconds']:.0f} s; everything measured is in {path}", file=out)
@@ -193,6 +187,18 @@ def main(arguments: list[str] | None = None) -> int:
     for complaint in complaints:
         print(f"WRONG: {complaint}", file=sys.stderr)
     return 1 if complaints else 0
+
+
+def _document(
+    results: list[dict[str, Any]], before: dict[str, Any] | None, facts: dict[str, Any], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what is saved: the cells in their order, those of the run before where they were not timed this time."""
+    from .cells import CELLS
+
+    cells = {result["cell"]: result for result in (before["cells"] if before is not None else [])}
+    cells |= {result["cell"]: result for result in results}
+    ordered = [cells[cell.name] for cell in CELLS if cell.name in cells]
+    return {"machine": facts, "settings": settings, "cells": ordered}
 
 
 def _draw(document: dict[str, Any], folder: Path, out: Any) -> None:
