@@ -64,7 +64,7 @@ def from_torch(
         An ``nn.Sequential`` becomes a model that takes and gives PyTorch's own arrays: (batch, channels, time) around
         a ``Conv1d``. A recurrent module at its end gives its output, not its states. An ``nn.LSTM`` or ``nn.LSTMCell``
         becomes an :class:`LSTM`. Any other module becomes a layer for a :class:`Sequential`, which takes the same
-        arrays as the module.
+        arrays as the module, but (batch, time, features) whatever the ``batch_first`` of an ``nn.GRU`` or ``RNN``.
 
     Raises
     ------
