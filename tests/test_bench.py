@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +160,13 @@ def test_two_trees_are_compared_by_their_own_builds() -> None:
     command[3] = "tests"
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, "expected a source tree" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_the_inner_loops_of_the_core_can_be_shown() -> None:
+    if shutil.which("objdump") is None:
+        pytest.skip("objdump is not installed")
+    command = [sys.executable, "-m", "bench.profile", "--loops"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert platform.machine() != "x86_64" or "tile_1_blocks" in done.stdout

@@ -60,7 +60,8 @@ def _needed(program: str) -> str:
 def _build(folder: Path) -> Path:
     """Build the driver and the C core with symbols."""
     compiler = _needed("cc")
-    sets = re.findall(r'^LE_ISA\((\w+), "(\w+)", "([^"]*)"\)', (_ROOT / "src/instruction_sets.def").read_text(), re.M)
+    text = (_ROOT / "src/instruction_sets.def").read_text()
+    sets = re.findall(r'^LE_(?:ISA|EXTENSION)\((\w+),.* "(\w+)", "([^"]*)"\)', text, re.M)
     jobs: list[tuple[Path, list[str]]] = [(source, []) for source in sorted((_ROOT / "src").glob("*.c"))]
     jobs += [
         (_ROOT / f"src/kernels/{name}.c", shlex.split(flags))
