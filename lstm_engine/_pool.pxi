@@ -168,10 +168,10 @@ cdef class StreamPool:
         PyMem_Free(self.numbers)
 
     def __len__(self):
-        return le_pool_count(self.pool)
+        return 0 if self.pool == NULL else le_pool_count(self.pool)
 
     def __contains__(self, id):
-        return isinstance(id, (int, np.integer)) and self._place_of(_id_of(id, "id")) >= 0
+        return self.pool != NULL and isinstance(id, (int, np.integer)) and self._place_of(_id_of(id, "id")) >= 0
 
     @property
     def ids(self):
@@ -401,6 +401,8 @@ cdef class StreamPool:
 
     cdef int _enter(self) except -1:
         """Take the pool for this thread."""
+        if self.source is None:
+            raise StateError("pool: expected one that model.stream_pool() made, found one that was never initialised")
         if self.busy:
             raise StateError(
                 "pool: another thread is in this pool, or on_evict called it; expected one thread at a time: hold a "

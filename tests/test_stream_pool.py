@@ -323,6 +323,14 @@ def test_bad_options_of_a_pool(options: dict[str, Any], words: str) -> None:
         causal_model("head").stream_pool(**options)
 
 
+def test_a_pool_that_was_never_made_is_none() -> None:
+    bare = le.StreamPool.__new__(le.StreamPool)
+    assert (len(bare), bare.ids, 5 in bare) == (0, [], False)
+    for call in (bare.open, lambda: bare.step([1], [[0.0]]), lambda: bare.close(1), lambda: bare.evict(0)):
+        with pytest.raises(le.StateError, match="never initialised"):
+            call()
+
+
 def test_a_model_that_looks_ahead_has_no_pool() -> None:
     backward = le.LSTM.from_weights(random(1, 3, 8), random(2, 2, 8), direction="reverse")
     with pytest.raises(le.UnsupportedModelError, match="expected a forward LSTM"):
