@@ -349,9 +349,6 @@ static void member_units(void *context, size_t index) {
     for (size_t cell = 0; cell < lstm->layers * lstm->directions; cell++) {
         le_member_part(space->member, &lstm->cells[cell], &space->parts[cell]);
     }
-    /* Everybody's outputs together are the next layer's inputs. */
-    space->between[0] = all->work->spaces[0].between[0];
-    space->between[1] = all->work->spaces[0].between[1];
     const size_t groups = le_plan_groups(all->plan, all->run->batch);
     for (size_t number = 0; number < groups && !watch.stopped; number++) {
         const le_group group = le_plan_group(all->plan, all->run->batch, number, all->work->rows.order);
@@ -372,6 +369,9 @@ static le_status run_units(const le_lstm *lstm, const le_run *run, const le_plan
     }
     for (size_t member = 0; member < plan->members; member++) {
         atomic_init(&work->published[member].count.value, 0);
+        /* Everybody's outputs together are the next layer's inputs. */
+        work->spaces[member].between[0] = work->spaces[0].between[0];
+        work->spaces[member].between[1] = work->spaces[0].between[1];
     }
     le_threads_run(run->threads, plan->members, member_units, &all);
     return all.interrupted ? LE_ERROR_INTERRUPTED : LE_OK;

@@ -36,24 +36,26 @@ GOLDEN = {
 }
 
 
-def compile_core(compiler: str, machine: str, folder: Path, *, optimise: list[str], link: list[str]) -> Path:
-    """Build test_core and everything it needs; return the program."""
+def compile_core(
+    compiler: str, machine: str, folder: Path, *, optimise: list[str], link: list[str], name: str = "test_core"
+) -> Path:
+    """Build a program of tests/c and everything it needs; return it."""
     text = (ROOT / "src/instruction_sets.def").read_text()
     sets = re.findall(r'^LE_(?:ISA|EXTENSION)\((\w+),.* "(\w+)", "([^"]*)"\)', text, flags=re.MULTILINE)
     include = [f"-I{ROOT / 'include'}", f"-I{ROOT / 'src'}"]
     objects = []
     jobs = [(source, []) for source in sorted((ROOT / "src").glob("*.c"))]
     jobs += [
-        (ROOT / f"src/kernels/{name}.c", shlex.split(flags))
-        for name, architecture, flags in sets
+        (ROOT / f"src/kernels/{isa}.c", shlex.split(flags))
+        for isa, architecture, flags in sets
         if architecture in (machine, "any")
     ]
-    jobs.append((ROOT / "tests/c/test_core.c", []))
+    jobs.append((ROOT / f"tests/c/{name}.c", []))
     for source, flags in jobs:
         target = folder / f"{source.parent.name}_{source.stem}.o"
         subprocess.run([compiler, *WARNINGS, *optimise, *include, *flags, "-c", source, "-o", target], check=True)
         objects.append(target)
-    program = folder / "test_core"
+    program = folder / name
     subprocess.run([compiler, *optimise, *link, *objects, "-o", program, "-lm", "-pthread"], check=True)
     return program
 
@@ -99,6 +101,25 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
             pytest.skip("this compiler has no sanitizers")
         raise
     assert_golden(run_core([program]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_sanitizers_find_nothing_among_threads(tmp_path: Path, sanitizer: str) -> None:
+    """Many callers of one pool, every split, more threads than cores, forks while all of that goes on."""
+    sanitize = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+    probe = tmp_path / "probe.c"
+    probe.write_text("int main(void) { return 0; }\n")
+    if subprocess.run([compiler(), *sanitize, probe, "-o", tmp_path / "probe"], check=False).returncode != 0:
+        pytest.skip(f"this compiler has no {sanitizer} sanitizer")
+    program = compile_core(
+        compiler(), platform.machine(), tmp_path, optimise=["-O1", "-g", *sanitize], link=sanitize, name="test_threads"
+    )
+    # ThreadSanitizer does not take part in a fork of a process with threads.
+    arguments = ["without forks"] if sanitizer == "thread" else []
+    done = subprocess.run([program, *arguments], check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "threads good\n"
 
 
 @pytest.mark.slow
