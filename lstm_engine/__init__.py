@@ -17,8 +17,10 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import (
+    DeadlineError,
     FormatError,
     LstmEngineError,
+    OverloadError,
     ShapeError,
     StateError,
     UnsafeFileError,
@@ -26,6 +28,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from . import serving
     from ._stream import SlidingWindow, Stream, StreamPool
     from .activations import Activation
     from .configuration import config
@@ -48,6 +51,7 @@ __all__ = [
     "Activation",
     "BatchNorm1d",
     "Conv1d",
+    "DeadlineError",
     "Dense",
     "Dropout",
     "Embedding",
@@ -58,6 +62,7 @@ __all__ = [
     "Limits",
     "LstmEngineError",
     "Model",
+    "OverloadError",
     "Sequential",
     "ShapeError",
     "SlidingWindow",
@@ -70,6 +75,7 @@ __all__ = [
     "config",
     "from_torch",
     "load",
+    "serving",
 ]
 
 #: Module that defines each name that is imported on first use.
@@ -100,6 +106,8 @@ _LAZY: Final = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "serving":
+        return importlib.import_module(".serving", __name__)
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)

@@ -87,6 +87,12 @@ class StreamPool:
     def evict(self, idle: float) -> list[int]:
         """Close every stream that was not used for ``idle`` seconds; returns their ids."""
 
+    def _named_state(self, id: int) -> dict[str | None, tuple[NDArray[Any], ...]]:
+        """The state of an open stream, by layer name."""
+
+    def _set_state(self, id: int, arrays: Sequence[NDArray[Any]] | None) -> None:
+        """Set the state of an open stream to such arrays, contiguous; None for the beginning."""
+
 class SlidingWindow:
     """A prediction for every sample, each over the last ``length`` samples from a zero state."""
 

@@ -9,6 +9,8 @@ Every message names the file, tensor or argument, what was expected, what was fo
     ├── UnsupportedModelError  (ValueError)    the file is sound but asks for what is not implemented
     ├── UnsafeFileError        (ValueError)    the file asks for something that a data file must not do
     ├── ShapeError             (ValueError)    an array has the wrong rank, size or dtype
+    ├── OverloadError          (RuntimeError)  more calls or streams at a time than there is room for
+    ├── DeadlineError          (TimeoutError)  the time that a call was given is over
     └── StateError             (RuntimeError)  a stream is used in a way that its state does not allow
 """
 
@@ -17,8 +19,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "DeadlineError",
     "FormatError",
     "LstmEngineError",
+    "OverloadError",
     "ShapeError",
     "StateError",
     "UnsafeFileError",
@@ -49,6 +53,26 @@ class ShapeError(LstmEngineError, ValueError):
 
 class StateError(LstmEngineError, RuntimeError):
     """A stream was used in a way that its state does not allow."""
+
+
+class OverloadError(LstmEngineError, RuntimeError):
+    """A service was asked for more at a time than it has room for; nothing was done. Try again later, or elsewhere."""
+
+
+class DeadlineError(LstmEngineError, TimeoutError):
+    """The time that a call was given is over.
+
+    Parameters
+    ----------
+    message
+        What was asked for, and how far it came.
+    steps
+        The steps that the call's stream has made for it: 0 if it did not begin.
+    """
+
+    def __init__(self, message: str, steps: int = 0) -> None:
+        super().__init__(message)
+        self.steps = steps
 
 
 def raise_together(kind: type[LstmEngineError], subject: str, problems: Sequence[str]) -> None:

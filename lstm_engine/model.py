@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,9 @@ class Model:
     _name: str
     _source: str
     _architecture: ModelDescription | None
+
+    #: Whether axis 0 of every input and output is the batch, whose rows do not depend on each other.
+    _rows_apart: ClassVar[bool] = True
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Model is immutable: {name!r} cannot be set")

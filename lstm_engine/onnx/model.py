@@ -65,6 +65,9 @@ class OnnxModel(Model):
             _source=graph.source,
         )
 
+    #: A graph may put time before the batch.
+    _rows_apart = False
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._program.graph, self._numerics, self._limits, self._allow_nonfinite)
 
