@@ -32,12 +32,14 @@ DEPENDS = [
     ),
 ]
 CORE = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "src").glob("*.c"))
+# What the libraries are made from: setuptools does not see that a module is older than a library that it links.
+SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "src").rglob("*.c"))
 
 # No contraction: a*b+c must round as it is written, or the bits would depend on the compiler's mood.
 FLAGS = ["-std=c11", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # Hot loops begin where a cache line does: without it a change anywhere moved them about, and some by 2 to 5%.
 KERNEL_FLAGS = ["-falign-functions=64", "-falign-loops=64"]
-# Both modules link the core and neither needs all of it: what is not called is left out, function by function.
+# No module needs all of the core: what is not called is left out, function by function.
 SECTIONS = ["-ffunction-sections", "-fdata-sections"]
 # Without a symbol table, which nobody reads in a wheel; what Python looks for is in the dynamic one.
 LINK = ["-Wl,-s", "-Wl,--gc-sections"] if sys.platform.startswith("linux") else []
@@ -87,7 +89,7 @@ def extension(name: str, **options: object) -> Extension:
         # The C core is compiled with all the warnings and optimisations above.
         extra_compile_args=["-std=c11", "-Os", "-g0", "-fvisibility=hidden", "-Wno-unused-function", *SECTIONS],
         extra_link_args=[*LINK, "-pthread"],
-        depends=DEPENDS,
+        depends=[*DEPENDS, *SOURCES, *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("lstm_engine/*.px?"))],
         **options,
     )
 
@@ -102,7 +104,7 @@ setup(
     libraries=libraries,
     ext_modules=cythonize(
         # The C library's mathematics come last: the static libraries need it.
-        [extension("_core", libraries=["m"]), extension("_stream"), extension("_blas")],
+        [extension("_core", libraries=["m"]), extension("_blas")],
         compiler_directives={
             "language_level": 3,
             # Methods like those of the interpreter's own types, signatures included: smaller than Cython's imitation of

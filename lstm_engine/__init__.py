@@ -29,7 +29,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from . import serving
-    from ._stream import SlidingWindow, Stream, StreamPool
+    from ._core import SlidingWindow, Stream, StreamPool
     from .activations import Activation
     from .configuration import config
     from .formats.limits import Limits
@@ -96,9 +96,9 @@ _LAZY: Final = {
     "Limits": "formats.limits",
     "Model": "model",
     "Sequential": "model",
-    "SlidingWindow": "_stream",
-    "Stream": "_stream",
-    "StreamPool": "_stream",
+    "SlidingWindow": "_core",
+    "Stream": "_core",
+    "StreamPool": "_core",
     "config": "configuration",
     "from_torch": "torch_module",
     "load": "loading",

@@ -1,4 +1,4 @@
-# What other compiled modules of the package may use of the core.
+# What the parts of the core declare for one another.
 
 cimport numpy as cnp
 

@@ -648,3 +648,8 @@ def layer_norm(x, gamma, beta, float epsilon, *, isa=None):
     with nogil:
         le_layer_norm(kernels.table, rows, columns, source, scale, shift, epsilon, target)
     return out
+
+
+include "_stream.pxi"
+include "_pool.pxi"
+include "_window.pxi"

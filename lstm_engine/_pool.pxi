@@ -1,4 +1,4 @@
-# Pools of streams: part of _stream.pyx.
+# Pools of streams: part of _core.pyx.
 
 
 @cython.final

@@ -1,4 +1,4 @@
-# Sliding windows: part of _stream.pyx.
+# Sliding windows: part of _core.pyx.
 
 
 @cython.final

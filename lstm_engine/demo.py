@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ._stream import Stream
+    from ._core import Stream
     from .model import Model
 
 __all__ = [

@@ -18,8 +18,7 @@ from .thread_count import NumThreads, shared_threads
 from .weights import CellWeights, Direction, LSTMWeights
 
 if TYPE_CHECKING:
-    from ._core import CoreLSTM, Threads
-    from ._stream import SlidingWindow, Stream, StreamPool
+    from ._core import CoreLSTM, SlidingWindow, Stream, StreamPool, Threads
     from .accuracy import AccuracyReport
 
 __all__ = ["LSTM", "MergeMode", "merge"]
@@ -724,7 +723,7 @@ class LSTM:
         UnsupportedModelError
             If the LSTM is bidirectional or runs backward: its first output needs the last input.
         """
-        from ._stream import Stream
+        from ._core import Stream
 
         return Stream(self, batch)
 
@@ -752,7 +751,7 @@ class LSTM:
         UnsupportedModelError
             If the LSTM is bidirectional or runs backward.
         """
-        from ._stream import StreamPool
+        from ._core import StreamPool
 
         return StreamPool(self, capacity, idle_timeout=idle_timeout, on_evict=on_evict)
 
@@ -773,7 +772,7 @@ class LSTM:
         UnsupportedModelError
             If the LSTM is bidirectional or runs backward.
         """
-        from ._stream import SlidingWindow
+        from ._core import SlidingWindow
 
         return SlidingWindow(self, length, batch)
 

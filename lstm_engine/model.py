@@ -27,7 +27,7 @@ from .options import Backend, ComputeType, check_options
 from .thread_count import NumThreads, shared_threads
 
 if TYPE_CHECKING:
-    from ._stream import SlidingWindow, Stream, StreamPool
+    from ._core import SlidingWindow, Stream, StreamPool
     from .accuracy import AccuracyReport
     from .description import ModelDescription
     from .report import Report
@@ -423,7 +423,7 @@ class Model:
         UnsupportedModelError
             If an output depends on later steps, naming the layer and the reason.
         """
-        from ._stream import Stream
+        from ._core import Stream
 
         return Stream(self, batch)
 
@@ -451,7 +451,7 @@ class Model:
         UnsupportedModelError
             If an output depends on later steps, naming the layer and the reason.
         """
-        from ._stream import StreamPool
+        from ._core import StreamPool
 
         return StreamPool(self, capacity, idle_timeout=idle_timeout, on_evict=on_evict)
 
@@ -472,7 +472,7 @@ class Model:
         UnsupportedModelError
             If an output depends on later steps, naming the layer and the reason.
         """
-        from ._stream import SlidingWindow
+        from ._core import SlidingWindow
 
         return SlidingWindow(self, length, batch)
 

@@ -23,7 +23,7 @@ from .recurrent import LSTM_OPERATORS, lstm_weights
 from .table import Array
 
 if TYPE_CHECKING:
-    from lstm_engine._stream import Stream
+    from lstm_engine._core import Stream
     from lstm_engine.weights import LSTMWeights
 
 __all__ = ["OnnxModel", "build_onnx_model", "lstm_weights_from_onnx"]

@@ -21,7 +21,7 @@ from lstm_engine.options import dtype_of
 from .work import Change, Rows, Sequence, StreamEntry, Work
 
 if TYPE_CHECKING:
-    from lstm_engine._stream import StreamPool
+    from lstm_engine._core import StreamPool
     from lstm_engine.model import Model
 
 __all__ = ["Engine", "Round", "Taken"]

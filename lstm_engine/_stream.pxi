@@ -1,30 +1,22 @@
-"""Streams: a model that takes one time step at a call and carries its state between calls.
+# Streams: a model that takes one time step at a call and carries its state between calls. Part of _core.pyx, so that
+# one library alone carries the C core.
+#
+# A model that is a chain of LSTM, dense layers and activations runs step by step in C: a list of stages,
+# each from one buffer to the next, nothing allocated. Any other causal model runs its graph on chunks of
+# one step, in Python; the bits are the same.
 
-A model that is a chain of LSTM, dense layers and activations runs step by step in C: a list of stages,
-each from one buffer to the next, nothing allocated. Any other causal model runs its graph on chunks of
-one step, in Python; the bits are the same.
-"""
-
-cimport cython
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.number cimport PyNumber_Index
-from libc.stdint cimport int64_t, uint32_t
-from libc.string cimport memset
-
-cimport numpy as cnp
+from libc.stdint cimport uint32_t
 
 from lstm_engine._c_api cimport (
     LE_ERROR_CLOSED_ID,
     LE_ERROR_FULL,
     LE_ERROR_REPEATED_ID,
-    LE_OK,
     LE_POOL_MOST,
     LE_STAGE_ACTIVATION,
     LE_STAGE_LINEAR,
     LE_STAGE_LSTM,
     LE_STAGE_SOFTMAX,
-    le_activate,
-    le_activation,
     le_chain,
     le_chain_create,
     le_chain_destroy,
@@ -32,7 +24,6 @@ from lstm_engine._c_api cimport (
     le_chain_set_state,
     le_chain_state_bytes,
     le_kernels,
-    le_linear_run,
     le_pool,
     le_pool_close,
     le_pool_count,
@@ -45,9 +36,7 @@ from lstm_engine._c_api cimport (
     le_pool_state,
     le_pool_step,
     le_pool_touch,
-    le_softmax,
     le_stage,
-    le_status,
     le_stream,
     le_stream_create,
     le_stream_destroy,
@@ -63,13 +52,9 @@ from lstm_engine._c_api cimport (
     le_window_samples,
     le_window_settle,
 )
-from lstm_engine._core cimport RELEASE_GIL_ABOVE, CoreLSTM, Kernels, Linear, activation_of, check, writeable
 
-import numpy as np
-
-from lstm_engine import _core
 from lstm_engine.arrays import as_float_array, as_index_array
-from lstm_engine.errors import ShapeError, StateError
+from lstm_engine.errors import StateError
 from lstm_engine.options import dtype_of
 from lstm_engine.stream_state import named_state, part_names
 
@@ -179,7 +164,7 @@ cdef class ActivationStage(Stage):
         le_activate(self.kernels, self.applied, self.count, <const float *>x, <float *>y)
 
     def chunk(self, x):
-        return _core.activate(x, self.activation)
+        return activate(x, self.activation)
 
 
 @cython.final
@@ -201,7 +186,7 @@ cdef class SoftmaxStage(Stage):
         le_softmax(self.kernels, self.batch, self.out_size, <const float *>x, <float *>y)
 
     def chunk(self, x):
-        return _core.softmax(x)
+        return softmax(x)
 
 
 def _stages(chain, Py_ssize_t batch):
@@ -625,7 +610,3 @@ cdef class Stream:
             return y
         finally:
             self.busy = False
-
-
-include "_pool.pxi"
-include "_window.pxi"
