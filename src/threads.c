@@ -32,8 +32,7 @@ struct le_threads {
     atomic_size_t alive;
     le_threads *previous, *next; /* of all pools of the process */
 
-    atomic_int taken;
-    pthread_t taker;
+    _Atomic(const char *) taker; /* the mark of the thread that has taken the pool, or null */
     atomic_int lost;
     atomic_int stopped;
 
@@ -49,6 +48,9 @@ struct le_threads {
     void *context;
     le_counter running; /* workers that have not ended the job */
 };
+
+/* Its address tells threads apart, and stays that of the thread that forks in its child. */
+static _Thread_local char mark;
 
 /* Every pool, for the child of a fork, which has to forget their threads. */
 static pthread_mutex_t pools_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -76,10 +78,10 @@ static void after_fork_in_child(void) {
         atomic_store(&threads->alive, 0);
         atomic_store(&threads->running.value, 0);
         threads->ending = 0;
-        if (atomic_load(&threads->taken)) {
-            const int ours = pthread_equal(threads->taker, pthread_self()) != 0;
-            atomic_store(&threads->taken, ours);
-            atomic_store(&threads->lost, ours);
+        const int ours = atomic_load(&threads->taker) == &mark;
+        atomic_store(&threads->lost, ours);
+        if (!ours) {
+            atomic_store(&threads->taker, NULL);
         }
     }
     pthread_mutex_unlock(&pools_lock);
@@ -242,10 +244,11 @@ static void start(le_threads *threads, size_t members) {
 }
 
 size_t le_threads_take(le_threads *threads, size_t wanted) {
-    if (threads == NULL || wanted < 2 || threads->count < 2 || atomic_exchange(&threads->taken, 1)) {
+    const char *nobody = NULL;
+    if (threads == NULL || wanted < 2 || threads->count < 2 ||
+        !atomic_compare_exchange_strong(&threads->taker, &nobody, &mark)) {
         return 1;
     }
-    threads->taker = pthread_self();
     wanted = le_min_size(wanted, threads->count);
     if (atomic_load(&threads->alive) + 1 < wanted) {
         start(threads, wanted);
@@ -260,7 +263,7 @@ size_t le_threads_take(le_threads *threads, size_t wanted) {
 
 void le_threads_give(le_threads *threads) {
     atomic_store(&threads->lost, 0);
-    atomic_store(&threads->taken, 0);
+    atomic_store(&threads->taker, NULL);
 }
 
 void le_threads_run(le_threads *threads, size_t members, le_task task, void *context) {

@@ -20,6 +20,7 @@ static int failures;
         }                                                                                                    \
     } while (0)
 
+enum { WORKSPACE_BYTES = 4 << 20 };
 enum { INPUTS = 7, HIDDEN = 96, LAYERS = 2, BATCH = 9, TIME = 23, CALLERS = 4, ROUNDS = 6 };
 
 static float *random_floats(size_t count, uint32_t seed) {
@@ -41,7 +42,7 @@ static const float *x;
 static const int64_t lengths[BATCH] = {TIME, 3, 0, 17, 5, 5, 22, 1, 9};
 
 static le_status run_with(const le_lstm *lstm, size_t directions, size_t batch, int ragged,
-                          le_threads *threads, le_split split, outcome *out) {
+                          le_threads *threads, le_split split, void *workspace, outcome *out) {
     le_run run = {
         .batch = batch,
         .time = TIME,
@@ -62,12 +63,11 @@ static le_status run_with(const le_lstm *lstm, size_t directions, size_t batch, 
     le_lstm_take_threads(lstm, &run);
     size_t bytes = 0;
     le_status status = le_lstm_workspace_bytes(lstm, &run, &bytes);
-    void *workspace = NULL;
-    if (status == LE_OK && posix_memalign(&workspace, 64, bytes) == 0) {
+    CHECK(bytes <= WORKSPACE_BYTES);
+    if (status == LE_OK && bytes <= WORKSPACE_BYTES) {
         status = le_lstm_run(lstm, &run, workspace);
     }
     le_lstm_give_threads(&run);
-    free(workspace);
     return status;
 }
 
@@ -76,18 +76,40 @@ typedef struct caller {
     size_t directions;
     le_threads *threads;
     const outcome *wanted; /* [2]: without lengths and with them */
+    pthread_barrier_t *barrier;
 } caller;
 
-static void *call(void *argument) {
-    const caller *self = argument;
-    outcome *found = malloc(sizeof *found);
+static void *allocate_workspace(void) {
+    void *workspace = NULL;
+    if (posix_memalign(&workspace, 64, WORKSPACE_BYTES) != 0) {
+        perror("workspace");
+        exit(1);
+    }
+    return workspace;
+}
+
+static void call(const caller *self, void *workspace, outcome *found) {
     for (int round = 0; round < ROUNDS; round++) {
         const int ragged = round & 1;
         const le_split split = round % 3 == 0 ? LE_UNITS : round % 3 == 1 ? LE_ROWS : LE_FASTEST;
-        CHECK(run_with(self->lstm, self->directions, BATCH, ragged, self->threads, split, found) == LE_OK);
+        CHECK(run_with(self->lstm, self->directions, BATCH, ragged, self->threads, split, workspace, found) ==
+              LE_OK);
         CHECK(memcmp(found, &self->wanted[ragged], sizeof *found) == 0);
     }
+}
+
+/* AddressSanitizer's allocator, unlike that of the C library, does not survive a fork in the middle of
+ * another thread's malloc: nobody allocates or frees between the two barriers, between which the forks are.
+ */
+static void *call_in_a_thread(void *argument) {
+    const caller *self = argument;
+    void *workspace = allocate_workspace();
+    outcome *found = malloc(sizeof *found);
+    pthread_barrier_wait(self->barrier);
+    call(self, workspace, found);
+    pthread_barrier_wait(self->barrier);
     free(found);
+    free(workspace);
     return NULL;
 }
 
@@ -115,37 +137,46 @@ static void test_directions(const le_kernels *kernels, size_t directions, int fo
     le_lstm *lstm = NULL;
     CHECK(le_lstm_create(kernels, &spec, &lstm) == LE_OK);
     outcome *wanted = malloc(2 * sizeof *wanted);
-    CHECK(run_with(lstm, directions, BATCH, 0, NULL, LE_FASTEST, &wanted[0]) == LE_OK);
-    CHECK(run_with(lstm, directions, BATCH, 1, NULL, LE_FASTEST, &wanted[1]) == LE_OK);
+    outcome *found = malloc(sizeof *found);
+    void *workspace = allocate_workspace();
+    CHECK(run_with(lstm, directions, BATCH, 0, NULL, LE_FASTEST, workspace, &wanted[0]) == LE_OK);
+    CHECK(run_with(lstm, directions, BATCH, 1, NULL, LE_FASTEST, workspace, &wanted[1]) == LE_OK);
     for (size_t members = 2; members <= 7; members += members == 4 ? 3 : 1) {
         le_threads *threads = NULL;
         CHECK(le_threads_create(members, &threads) == LE_OK);
-        caller one = {lstm, directions, threads, wanted};
-        call(&one); /* alone first: no other caller has the pool */
+        pthread_barrier_t barrier;
+        CHECK(pthread_barrier_init(&barrier, NULL, CALLERS + 1) == 0);
+        caller one = {lstm, directions, threads, wanted, &barrier};
+        call(&one, workspace, found); /* alone first: no other caller has the pool */
         CHECK(le_threads_alive(threads) != 0);
         pthread_t callers[CALLERS];
         for (int index = 0; index < CALLERS; index++) {
-            CHECK(pthread_create(&callers[index], NULL, call, &one) == 0);
+            CHECK(pthread_create(&callers[index], NULL, call_in_a_thread, &one) == 0);
         }
+        pthread_barrier_wait(&barrier);
         for (int fork_number = 0; fork_number < forks; fork_number++) {
             const pid_t child = fork();
             if (child == 0) {
                 failures = 0;
-                call(&one);
+                call(&one, workspace, found);
                 le_threads_destroy(threads);
                 _exit(failures != 0);
             }
             int status = 1;
             CHECK(waitpid(child, &status, 0) == child && status == 0);
         }
+        pthread_barrier_wait(&barrier);
         for (int index = 0; index < CALLERS; index++) {
             pthread_join(callers[index], NULL);
         }
+        pthread_barrier_destroy(&barrier);
         le_threads_destroy(threads);
     }
     for (size_t index = 0; index < count; index++) {
         free(arrays[index]);
     }
+    free(workspace);
+    free(found);
     free(wanted);
     le_lstm_destroy(lstm);
 }
