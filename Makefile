@@ -5,6 +5,7 @@
 #   make bench     time it beside six other engines and the machine's limits (ARGS=--quick for a first look)
 #   make slow      test the C core alone, with sanitizers and for NEON under emulation
 #   make interop   compare random models live with Keras and PyTorch (installs both; slow)
+#   make services  run the server, its real clients, Ray and the examples built on them (installs them; slow)
 #   make lint      style and types, Python, Cython and C
 #   make format    rewrite Python and C in that style
 #   make wheel     put a wheel into dist/
@@ -13,7 +14,7 @@
 #   make distclean remove the virtual environments too
 #
 # Each makes the virtual environment that it needs once and reuses it: .venv for all but bench and interop, whose
-# frameworks are large and live in .venv-interop. The files .venv*/.done-* say what has been done; a second run does
+# frameworks are large and live in .venv-interop, and services, with .venv-services. The files .venv*/.done-* say what has been done; a second run does
 # nothing again. ARGS is passed on to the program that the target runs: make test ARGS="-k stream".
 
 PYTHON ?= $(shell for python in python3 python3.15 python3.14 python3.13 python3.12 python3.11; do \
@@ -22,6 +23,7 @@ ARGS ?=
 
 VENV := .venv
 INTEROP := .venv-interop
+SERVICES := .venv-services
 # Warnings of pip are about its own surroundings; an error is still shown.
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 
@@ -30,7 +32,7 @@ SOURCES := setup.py pyproject.toml $(wildcard lstm_engine/*.pyx lstm_engine/*.px
 C_FILES = $(shell find include src bench tests -name '*.[ch]' -o -name '*.inc' | sort)
 CYTHON_FILES = $(wildcard lstm_engine/*.pyx lstm_engine/*.pxd lstm_engine/*.pxi)
 
-.PHONY: demo test bench slow interop lint format wheel build clean distclean
+.PHONY: demo test bench slow interop services lint format wheel build clean distclean
 .DELETE_ON_ERROR:
 .SECONDARY:
 # Two targets at a time would build the same files twice.
@@ -50,6 +52,9 @@ slow: build $(VENV)/.done-test
 
 interop: $(INTEROP)/.done-build $(INTEROP)/.done-interop
 	@$(INTEROP)/bin/python -m pytest -q -m interop $(ARGS)
+
+services: $(SERVICES)/.done-build $(SERVICES)/.done-services
+	@$(SERVICES)/bin/python -m pytest -q -m services $(ARGS)
 
 # Every linter runs, whatever the one before it found.
 lint: build $(VENV)/.done-lint
@@ -76,11 +81,11 @@ wheel: $(VENV)/.done-made
 
 clean:
 	@rm -rf build dist *.egg-info lstm_engine/*.so .pytest_cache .hypothesis .benchmarks .mypy_cache .ruff_cache
-	@rm -f $(patsubst %.pyx,%.c,$(wildcard lstm_engine/*.pyx)) $(VENV)/.done-build $(INTEROP)/.done-build
+	@rm -f $(patsubst %.pyx,%.c,$(wildcard lstm_engine/*.pyx)) $(VENV)/.done-build $(INTEROP)/.done-build $(SERVICES)/.done-build
 	@find lstm_engine tests bench examples tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	@rm -rf $(VENV) $(INTEROP)
+	@rm -rf $(VENV) $(INTEROP) $(SERVICES)
 
 # --- the virtual environments ---
 
@@ -117,4 +122,9 @@ distclean: clean
 %/.done-interop: %/.done-made pyproject.toml
 	@echo "Installing the frameworks that the interoperability tests compare with into $* (once)"
 	@$*/bin/python $(PIP_INSTALL) --group interop
+	@touch $@
+
+%/.done-services: %/.done-made pyproject.toml
+	@echo "Installing what services are made with into $* (once)"
+	@$*/bin/python $(PIP_INSTALL) --group services
 	@touch $@
