@@ -10,6 +10,7 @@
 
 #include "float_state.h"
 #include "memory.h"
+#include "placement.h"
 
 /* Looks at a counter before a thread goes to sleep. A look takes 10 to 40 ns: some 20 microseconds, about
  * what going to sleep and being woken costs. A run that comes at once after another finds the threads awake.
@@ -28,7 +29,8 @@ typedef struct worker {
 
 struct le_threads {
     size_t count;
-    worker *workers; /* [count - 1] */
+    worker *workers;  /* [count - 1] */
+    le_place *places; /* [count], by member */
     atomic_size_t alive;
     le_threads *previous, *next; /* of all pools of the process */
 
@@ -46,6 +48,7 @@ struct le_threads {
     le_counter job;
     le_task task;
     void *context;
+    size_t members;     /* of the job */
     le_counter running; /* workers that have not ended the job */
 };
 
@@ -101,13 +104,17 @@ le_status le_threads_create(size_t count, le_threads **result) {
     }
     le_threads *threads = le_allocate(1, le_round_up(sizeof *threads, LE_APART_BYTES));
     worker *workers = le_allocate(count - 1, sizeof *workers);
-    if (threads == NULL || workers == NULL) {
+    le_place *places = le_allocate(count, sizeof *places);
+    if (threads == NULL || workers == NULL || places == NULL) {
         le_free(threads);
         le_free(workers);
+        le_free(places);
         return LE_ERROR_MEMORY;
     }
     threads->count = count;
     threads->workers = workers;
+    threads->places = places;
+    le_place_begin(&places[0]);
     pthread_mutex_init(&threads->lock, NULL);
     pthread_cond_init(&threads->called, NULL);
     pthread_cond_init(&threads->moved, NULL);
@@ -155,6 +162,7 @@ void le_threads_destroy(le_threads *threads) {
     pthread_cond_destroy(&threads->moved);
     pthread_mutex_destroy(&threads->lock);
     le_free(threads->workers);
+    le_free(threads->places);
     le_free(threads);
 }
 
@@ -164,6 +172,19 @@ size_t le_threads_count(const le_threads *threads) {
 
 size_t le_threads_alive(const le_threads *threads) {
     return atomic_load(&threads->alive);
+}
+
+/* A member looks where it is, and undoes what was done to bring it there. */
+static void arrive(le_threads *threads, size_t member) {
+    le_place *place = &threads->places[member];
+    if (atomic_load_explicit(&place->narrowed, memory_order_relaxed)) {
+        pthread_mutex_lock(&threads->lock);
+        if (atomic_load(&place->narrowed)) {
+            le_place_widen(place);
+        }
+        pthread_mutex_unlock(&threads->lock);
+    }
+    le_place_look(place);
 }
 
 static void look_again(void) {
@@ -213,6 +234,7 @@ static void *work(void *argument) {
     size_t seen = self->seen;
     while ((seen = next_job(threads, seen)) != 0) {
         if (self->member < (seen & ((1u << MEMBER_BITS) - 1))) {
+            arrive(threads, self->member);
             threads->task(threads->context, self->member);
             if (atomic_fetch_sub(&threads->running.value, 1) == 1 && atomic_load(&threads->asleep) != 0) {
                 wake(threads, &threads->moved);
@@ -235,9 +257,11 @@ static void start(le_threads *threads, size_t members) {
         one->threads = threads;
         one->member = index + 1;
         one->seen = atomic_load(&threads->job.value);
+        le_place_begin(&threads->places[one->member]);
         if (pthread_create(&one->handle, NULL, work, one) != 0) {
             break;
         }
+        threads->places[one->member].thread = one->handle;
         atomic_store(&threads->alive, index + 1);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -269,6 +293,13 @@ void le_threads_give(le_threads *threads) {
 void le_threads_run(le_threads *threads, size_t members, le_task task, void *context) {
     threads->task = task;
     threads->context = context;
+    threads->members = members;
+    le_place_look(&threads->places[0]);
+    if (le_places_shared(threads->places, members)) {
+        pthread_mutex_lock(&threads->lock);
+        le_places_spread(threads->places, members);
+        pthread_mutex_unlock(&threads->lock);
+    }
     atomic_store(&threads->running.value, members - 1);
     const size_t number = (atomic_load(&threads->job.value) >> MEMBER_BITS) + 1;
     /* Sequentially consistent, like a sleeper's count of itself and its last look: one of the two is seen. */
@@ -299,7 +330,7 @@ void le_threads_announce(le_threads *threads, le_counter *counter, size_t value)
     }
 }
 
-int le_threads_await(le_threads *threads, const le_counter *counter, size_t value) {
+int le_threads_await(le_threads *threads, size_t member, const le_counter *counter, size_t value) {
     for (int look = 0; look < LOOKS; look++) {
         if (atomic_load_explicit(&counter->value, memory_order_acquire) >= value) {
             return 1;
@@ -310,6 +341,10 @@ int le_threads_await(le_threads *threads, const le_counter *counter, size_t valu
         look_again();
     }
     pthread_mutex_lock(&threads->lock);
+    le_place_look(&threads->places[member]);
+    if (le_places_shared(threads->places, threads->members)) {
+        le_places_spread(threads->places, threads->members);
+    }
     atomic_fetch_add(&threads->asleep, 1);
     while (atomic_load(&counter->value) < value && !atomic_load(&threads->stopped)) {
         pthread_cond_wait(&threads->moved, &threads->lock);

@@ -35,9 +35,9 @@ void le_threads_run(le_threads *threads, size_t members, le_task task, void *con
 /* Set a counter and wake who waits for it. */
 void le_threads_announce(le_threads *threads, le_counter *counter, size_t value);
 
-/* Wait until a counter is at least `value`: spin for some microseconds, then sleep. What was written before
- * the counter was set can be read after. Returns 0 if the run was stopped instead. */
-int le_threads_await(le_threads *threads, const le_counter *counter, size_t value);
+/* The member waits until a counter is at least `value`: it spins for some microseconds, then sleeps. What was
+ * written before the counter was set can be read after. Returns 0 if the run was stopped instead. */
+int le_threads_await(le_threads *threads, size_t member, const le_counter *counter, size_t value);
 
 /* Make every wait of this run return, and le_threads_stopped say so. */
 void le_threads_stop(le_threads *threads);

@@ -63,7 +63,7 @@ int le_member_exchange(le_member *member, size_t rows, float *const *h, float *c
         const le_published *other = &member->published[index];
         size_t first, units;
         units_of(member, member->hidden_size, index, &first, &units);
-        if (!le_threads_await(member->threads, &other->count, member->count)) {
+        if (!le_threads_await(member->threads, member->index, &other->count, member->count)) {
             return 0;
         }
         for (size_t row = 0; row < rows; row++) {

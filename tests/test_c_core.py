@@ -87,6 +87,13 @@ def test_every_instruction_set_gives_the_same_bits(tmp_path: Path) -> None:
     assert_golden(hashes)
 
 
+def test_threads_on_one_cpu_are_taken_apart(tmp_path: Path) -> None:
+    program = compile_core(compiler(), platform.machine(), tmp_path, optimise=["-O1"], link=[], name="test_placement")
+    done = subprocess.run([program], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "places good\n"
+
+
 @pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
