@@ -1,278 +1,31 @@
-/* The fused backend: sequences through packed cells.
- *
- * h is never copied on the way: each row's step writes its hidden state straight into its output slot and the
- * next step reads it from there, through the row pointers that the kernels take. Rows that a mask or a length
- * leaves out are simply not among the pointers. */
-#include <string.h>
-
+/* The fused backend: groups of rows through all layers and directions, by one thread or by a crew of them. */
+#include "cell_run.h"
 #include "memory.h"
-#include "plan.h"
 #include "run_groups.h"
-#include "watch.h"
-
-/* Steps whose projection is done with nothing beside it, before the first window that can be done beside a
- * recurrence: as few as it takes for that to be ready in time, where a layer has half as many inputs as
- * units.
- */
-enum { LE_AHEAD_FIRST = LE_AHEAD_ROWS / 2 };
-
-/* One layer in one direction over a group of rows. */
-typedef struct cell_run {
-    const le_lstm *lstm;
-    const le_run *run;
-    const le_plan *plan;
-    le_fused_space *space;
-    const le_cell *cell;
-    le_cell_state *state;
-    const le_group *group;
-    size_t rows;              /* of the group */
-    size_t first_unit, units; /* of h that are computed here: all but with a member of a crew */
-    size_t cell_units;        /* of c */
-    le_member *member;        /* or NULL */
-    le_watch *watch;
-    int backward;
-    const float *input;
-    le_view input_view;
-    float *output; /* NULL: h goes back and forth between the state's two buffers */
-    le_view output_view;
-} cell_run;
-
-static void fill_skipped(const cell_run *r, size_t row, float *slot) {
-    const size_t bytes = r->units * sizeof(float);
-    le_cell_state *state = r->state;
-    if (slot != NULL) {
-        slot += r->first_unit;
-    }
-    if (r->run->lengths != NULL) {
-        if (slot != NULL) {
-            memset(slot, 0, bytes);
-        }
-        return;
-    }
-    if (r->run->zero_masked) {
-        state->has_output[row] = 0;
-    }
-    if (slot == NULL) {
-        return;
-    }
-    if (state->has_output[row]) {
-        memcpy(slot, state->current[row] + r->first_unit, bytes);
-    } else {
-        memset(slot, 0, bytes);
-    }
-}
-
-/* Input of the row at a step. */
-static const float *input_at(const cell_run *r, size_t row, size_t step, size_t first_step) {
-    size_t time;
-    le_step_time(r->run, le_group_row(r->group, row), step, r->backward, &time);
-    return r->input + le_view_at(&r->input_view, row, time, step - first_step);
-}
-
-/* bias + x @ W of the one row for a whole window of steps, with nothing beside it. */
-static void project_window(const cell_run *r, size_t step, size_t last_step, size_t first_step, float *out) {
-    const size_t count = le_min_size(r->plan->window, last_step - step);
-    for (size_t index = 0; index < count; index++) {
-        r->space->x_rows[index] = input_at(r, 0, step + index, first_step);
-    }
-    le_cell_project(r->lstm->kernels, r->cell, count, r->space->x_rows, out, 4 * r->cell->padded_hidden,
-                    &r->space->narrow);
-}
-
-/* Set up the projection of the steps from `step` on. */
-static void project_ahead(const cell_run *r, size_t step, size_t last_step, size_t first_step, float *out,
-                          le_ahead *ahead) {
-    const size_t inputs = r->cell->input_size;
-    float *x = r->space->ahead_x;
-    const size_t count = step < last_step ? le_min_size(LE_AHEAD_ROWS, last_step - step) : 0;
-    for (size_t row = 0; row < LE_AHEAD_ROWS; row++) {
-        const float *source = row < count ? input_at(r, 0, step + row, first_step) : NULL;
-        for (size_t feature = 0; feature < inputs; feature++) {
-            x[feature * LE_AHEAD_ROWS + row] = source == NULL ? 0.0f : source[feature];
-        }
-    }
-    *ahead = (le_ahead){.x = x, .out = out, .vector = count == 0 ? 4 * r->cell->blocks : 0};
-}
-
-/* Steps [first_step, last_step) of the direction's own count. */
-static void run_chunk(const cell_run *r, size_t first_step, size_t last_step) {
-    const le_cell *cell = r->cell;
-    le_fused_space *space = r->space;
-    le_cell_state *state = r->state;
-    const size_t padded_output = le_round_up(cell->output_size, r->lstm->kernels->lanes);
-    le_ahead ahead = {0};
-    float *projected = space->projected[0];
-    size_t window = first_step; /* the first step of the present window, and of the next */
-    size_t next_window = r->plan->window == 0 ? last_step : first_step;
-    for (size_t step = first_step; step < last_step; step++) {
-        if (le_watch_stopped(r->watch)) {
-            return;
-        }
-        size_t active = 0;
-        if (step == next_window) {
-            window = step;
-            if (!r->plan->ahead) {
-                next_window = step + r->plan->window;
-                project_window(r, step, last_step, first_step, projected);
-            } else if (step == first_step) {
-                next_window = step + LE_AHEAD_FIRST;
-                project_window(r, step, le_min_size(next_window, last_step), first_step, projected);
-            } else {
-                next_window = step + LE_AHEAD_ROWS;
-                r->lstm->kernels->cell_finish_ahead(cell, &ahead);
-                projected = ahead.out;
-            }
-            if (r->plan->ahead) {
-                float *other = projected == space->projected[0] ? space->projected[1] : space->projected[0];
-                project_ahead(r, next_window, last_step, first_step, other, &ahead);
-            }
-        }
-        for (size_t row = 0; row < r->rows; row++) {
-            size_t time;
-            const int is_active = le_step_time(r->run, le_group_row(r->group, row), step, r->backward, &time);
-            float *slot = r->output == NULL
-                              ? NULL
-                              : r->output + le_view_at(&r->output_view, row, time, step - first_step);
-            if (!is_active) {
-                fill_skipped(r, row, slot);
-                continue;
-            }
-            space->output_rows[active] = slot;
-            if (slot == NULL || r->member != NULL) {
-                float *even = state->h[0] + row * padded_output;
-                slot = state->current[row] == even ? state->h[1] + row * padded_output : even;
-            }
-            if (r->plan->window != 0) {
-                space->init_rows[active] = projected + (step - window) * 4 * cell->padded_hidden;
-            } else {
-                space->x_rows[active] = r->input + le_view_at(&r->input_view, row, time, step - first_step);
-            }
-            space->h_rows[active] = state->current[row];
-            space->c_rows[active] = state->c + row * cell->padded_hidden;
-            space->h_next_rows[active] = slot + r->first_unit;
-            state->current[row] = slot;
-            state->has_output[row] = 1;
-            active++;
-        }
-        if (active == 0) {
-            continue;
-        }
-        const le_cell_rows rows = {
-            .rows = active,
-            .x = r->plan->window != 0 ? NULL : space->x_rows,
-            .projected = r->plan->window != 0 ? space->init_rows : NULL,
-            .h = space->h_rows,
-            .c = space->c_rows,
-            .h_next = cell->projection == NULL ? space->h_next_rows : space->hidden_rows,
-            .backward = step & 1,
-        };
-        if (r->plan->ahead) {
-            r->lstm->kernels->cell_step_ahead(cell, &rows, &ahead);
-        } else {
-            le_cell_step(r->lstm->kernels, cell, &rows, &space->narrow);
-        }
-        if (cell->projection != NULL) {
-            r->lstm->kernels->linear(cell->projection, active, (const float *const *)space->hidden_rows,
-                                     space->h_next_rows);
-        }
-        if (r->member != NULL &&
-            !le_member_exchange(r->member, active, space->h_next_rows, space->output_rows)) {
-            r->watch->stopped = 1;
-            return;
-        }
-    }
-    if (r->member != NULL) {
-        /* What the others have written is the input of the next layer, and nobody reads this chunk's any
-         * more. */
-        r->watch->stopped |= !le_member_meet(r->member);
-    } else if (r->output != NULL) {
-        /* The slots may be used again for the next chunk or layer. */
-        for (size_t row = 0; row < r->rows; row++) {
-            float *own = state->h[0] + row * padded_output;
-            if (state->current[row] != own) {
-                memcpy(own, state->current[row], cell->output_size * sizeof(float));
-                state->current[row] = own;
-            }
-        }
-    }
-}
-
-static void begin_cell(const cell_run *r, size_t index) {
-    const le_lstm *lstm = r->lstm;
-    const size_t padded_hidden = r->cell->padded_hidden;
-    const size_t padded_output = le_round_up(lstm->output_size, lstm->kernels->lanes);
-    const float *h0 = r->run->h0;
-    const float *c0 = r->run->c0;
-    le_cell_state *state = r->state;
-    memset(state->c, 0, r->rows * padded_hidden * sizeof(float));
-    memset(state->h[0], 0, r->rows * padded_output * sizeof(float));
-    memset(state->has_output, 0, r->rows);
-    for (size_t row = 0; row < r->rows; row++) {
-        const size_t source = index * r->run->batch + le_group_row(r->group, row);
-        if (h0 != NULL) {
-            memcpy(state->h[0] + row * padded_output, h0 + source * lstm->output_size,
-                   lstm->output_size * sizeof(float));
-        }
-        if (c0 != NULL) {
-            memcpy(state->c + row * padded_hidden, c0 + source * lstm->hidden_size + r->first_unit,
-                   r->cell_units * sizeof(float));
-        }
-        state->current[row] = state->h[0] + row * padded_output;
-    }
-}
-
-static void end_cell(const cell_run *r, size_t index) {
-    const le_lstm *lstm = r->lstm;
-    float *h_n = r->run->h_n;
-    float *c_n = r->run->c_n;
-    for (size_t row = 0; row < r->rows; row++) {
-        const size_t target = index * r->run->batch + le_group_row(r->group, row);
-        if (h_n != NULL) {
-            memcpy(h_n + target * lstm->output_size + r->first_unit, r->state->current[row] + r->first_unit,
-                   r->units * sizeof(float));
-        }
-        if (c_n != NULL) {
-            memcpy(c_n + target * lstm->hidden_size + r->first_unit,
-                   r->state->c + row * r->cell->padded_hidden, r->cell_units * sizeof(float));
-        }
-    }
-}
-
-/* The last output of a direction, where no sequences are wanted. */
-static void write_last(const cell_run *r, size_t direction) {
-    const size_t bytes = r->units * sizeof(float);
-    for (size_t row = 0; row < r->rows; row++) {
-        float *y = (float *)r->run->y + le_group_row(r->group, row) * r->run->y_row_stride +
-                   direction * r->lstm->output_size + r->first_unit;
-        if (r->state->has_output[row]) {
-            memcpy(y, r->state->current[row] + r->first_unit, bytes);
-        } else {
-            memset(y, 0, bytes);
-        }
-    }
-}
 
 /* Set up layer `layer`, direction `direction`: where its input comes from and where its output goes. */
-static cell_run layer_run(const le_lstm *lstm, const le_run *run, const le_plan *plan, le_fused_space *space,
-                          size_t layer, size_t direction, const le_group *group, le_watch *watch) {
+static le_cell_run layer_run(const le_lstm *lstm, const le_run *run, const le_plan *plan,
+                             le_fused_space *space, size_t layer, size_t direction, const le_group *group,
+                             le_watch *watch) {
     const size_t index = layer * lstm->directions + direction;
     const size_t width = lstm->directions * lstm->output_size;
     const size_t steps = lstm->directions == 2 ? run->time : plan->chunk;
     const le_view between = {0, steps * width, width, lstm->directions == 1, NULL};
-    cell_run r = {
+    le_member *member = plan->split == LE_UNITS ? space->member : NULL;
+    le_cell_run r = {
         .lstm = lstm,
         .run = run,
         .plan = plan,
         .space = space,
-        .cell = space->parts == NULL ? &lstm->cells[index] : &space->parts[index],
+        .cell = member == NULL ? &lstm->cells[index] : &space->parts[index].cell,
         .state = &space->states[index],
         .group = group,
         .rows = group->rows,
         .watch = watch,
-        .first_unit = space->member == NULL ? 0 : space->member->first_unit,
-        .units = space->member == NULL ? lstm->output_size : space->member->units,
-        .cell_units = space->member == NULL ? lstm->hidden_size : space->member->units,
-        .member = space->member,
+        .first_unit = member == NULL ? 0 : member->first_unit,
+        .units = member == NULL ? lstm->output_size : member->units,
+        .cell_units = member == NULL ? lstm->hidden_size : member->units,
+        .member = member,
         .backward = le_runs_backward(lstm, direction),
     };
     if (layer == 0) {
@@ -294,51 +47,134 @@ static cell_run layer_run(const le_lstm *lstm, const le_run *run, const le_plan 
     return r;
 }
 
-static void run_group(const le_lstm *lstm, const le_run *run, const le_plan *plan, void *member_space,
-                      const le_group *group, le_watch *watch) {
-    le_fused_space *space = member_space;
-    const int whole = lstm->directions == 2;
+/* Begin a group in a member's space. */
+static void begin_group(const le_lstm *lstm, le_fused_space *space, const le_group *group) {
     for (size_t row = 0; row < group->rows; row++) {
         space->hidden_rows[row] = space->hidden + row * le_round_up(lstm->hidden_size, lstm->kernels->lanes);
     }
-    /* A stack of one direction goes up chunk by chunk; a bidirectional layer needs the whole sequence. */
-    for (size_t layer = 0; layer < lstm->layers; layer++) {
-        for (size_t direction = 0; direction < lstm->directions; direction++) {
-            const cell_run r = layer_run(lstm, run, plan, space, layer, direction, group, watch);
-            begin_cell(&r, layer * lstm->directions + direction);
-            for (size_t step = 0; whole && step < run->time; step += plan->chunk) {
-                run_chunk(&r, step, le_min_size(step + plan->chunk, run->time));
-            }
-        }
-    }
-    for (size_t step = 0; !whole && step < run->time; step += plan->chunk) {
-        for (size_t layer = 0; layer < lstm->layers; layer++) {
-            const cell_run r = layer_run(lstm, run, plan, space, layer, 0, group, watch);
-            run_chunk(&r, step, le_min_size(step + plan->chunk, run->time));
-        }
-    }
-    for (size_t layer = 0; layer < lstm->layers; layer++) {
-        for (size_t direction = 0; direction < lstm->directions; direction++) {
-            const cell_run r = layer_run(lstm, run, plan, space, layer, direction, group, watch);
-            end_cell(&r, layer * lstm->directions + direction);
-            if (layer + 1 == lstm->layers && run->y != NULL && !run->sequences) {
-                write_last(&r, direction);
-            }
-        }
+}
+
+/* End a cell: its final state, and the output where that is the last one alone. */
+static void end_cell(const le_cell_run *r, size_t layer, size_t direction) {
+    le_cell_run_end(r, layer * r->lstm->directions + direction);
+    if (layer + 1 == r->lstm->layers && r->run->y != NULL && !r->run->sequences) {
+        le_cell_run_write_last(r, direction);
     }
 }
 
-/* A run whose units are shared out. */
-typedef struct units_run {
+/* One direction of a layer, from its first step to its last. */
+static void run_whole(const le_lstm *lstm, const le_run *run, const le_plan *plan, le_fused_space *space,
+                      size_t layer, size_t direction, const le_group *group, le_watch *watch) {
+    const le_cell_run r = layer_run(lstm, run, plan, space, layer, direction, group, watch);
+    le_cell_run_begin(&r, layer * lstm->directions + direction);
+    for (size_t step = 0; step < run->time; step += plan->chunk) {
+        le_cell_run_chunk(&r, step, le_min_size(step + plan->chunk, run->time));
+    }
+    end_cell(&r, layer, direction);
+}
+
+static void run_group(const le_lstm *lstm, const le_run *run, const le_plan *plan, void *member_space,
+                      const le_group *group, le_watch *watch) {
+    le_fused_space *space = member_space;
+    begin_group(lstm, space, group);
+    if (lstm->directions == 2) {
+        /* The next layer needs the whole sequence of both. */
+        for (size_t layer = 0; layer < lstm->layers; layer++) {
+            run_whole(lstm, run, plan, space, layer, 0, group, watch);
+            run_whole(lstm, run, plan, space, layer, 1, group, watch);
+        }
+        return;
+    }
+    /* A stack of one direction goes up chunk by chunk. */
+    for (size_t layer = 0; layer < lstm->layers; layer++) {
+        const le_cell_run r = layer_run(lstm, run, plan, space, layer, 0, group, watch);
+        le_cell_run_begin(&r, layer);
+    }
+    for (size_t step = 0; step < run->time; step += plan->chunk) {
+        for (size_t layer = 0; layer < lstm->layers; layer++) {
+            const le_cell_run r = layer_run(lstm, run, plan, space, layer, 0, group, watch);
+            le_cell_run_chunk(&r, step, le_min_size(step + plan->chunk, run->time));
+        }
+    }
+    for (size_t layer = 0; layer < lstm->layers; layer++) {
+        const le_cell_run r = layer_run(lstm, run, plan, space, layer, 0, group, watch);
+        end_cell(&r, layer, 0);
+    }
+}
+
+/* A run in which a crew goes through every group together: each member has a part of the stack. */
+typedef struct crew_run {
     const le_lstm *lstm;
     const le_run *run;
     const le_plan *plan;
     const le_fused_work *work;
     int interrupted;
-} units_run;
+} crew_run;
 
-static void member_units(void *context, size_t index) {
-    units_run *all = context;
+/* A direction for each member, who meet where a layer ends. */
+static void run_directions(const crew_run *all, le_fused_space *space, const le_group *group,
+                           le_watch *watch) {
+    begin_group(all->lstm, space, group);
+    for (size_t layer = 0; layer < all->lstm->layers && !watch->stopped; layer++) {
+        run_whole(all->lstm, all->run, all->plan, space, layer, space->member->index, group, watch);
+        watch->stopped |= !le_member_meet(space->member);
+    }
+}
+
+/* Layers [first, last) of a member. */
+static void layers_of(const crew_run *all, size_t index, size_t *first, size_t *last) {
+    *first = all->lstm->layers * index / all->plan->members;
+    *last = all->lstm->layers * (index + 1) / all->plan->members;
+}
+
+/* Some layers for each member: while one takes a chunk through its layers, the next takes the chunk before
+ * through those above. A chunk is handed over in one of two places in turns. */
+static void run_layers(const crew_run *all, le_fused_space *space, const le_group *group, le_watch *watch) {
+    const le_lstm *lstm = all->lstm;
+    const le_run *run = all->run;
+    const le_plan *plan = all->plan;
+    le_member *member = space->member;
+    le_published *published = all->work->published;
+    size_t first, last;
+    layers_of(all, member->index, &first, &last);
+    begin_group(lstm, space, group);
+    for (size_t layer = first; layer < last; layer++) {
+        const le_cell_run r = layer_run(lstm, run, plan, space, layer, 0, group, watch);
+        le_cell_run_begin(&r, layer);
+    }
+    for (size_t step = 0; step < run->time && !watch->stopped; step += plan->chunk) {
+        const size_t parity = member->count & 1;
+        const int ready =
+            member->index == 0 || le_threads_await(run->threads, member->index,
+                                                   &published[member->index - 1].count, member->count + 1);
+        /* The next member has taken what lay in this place. */
+        const int free = member->index + 1 == member->members || member->count < 2 ||
+                         le_threads_await(run->threads, member->index, &published[member->index + 1].count,
+                                          member->count - 1);
+        if (!ready || !free) {
+            watch->stopped = 1;
+            return;
+        }
+        for (size_t layer = first; layer < last; layer++) {
+            le_cell_run r = layer_run(lstm, run, plan, space, layer, 0, group, watch);
+            if (layer == first && layer != 0) {
+                r.input = all->work->spaces[member->index - 1].handed[parity];
+            }
+            if (layer + 1 == last && last != lstm->layers) {
+                r.output = space->handed[parity];
+            }
+            le_cell_run_chunk(&r, step, le_min_size(step + plan->chunk, run->time));
+        }
+        le_threads_announce(run->threads, &published[member->index].count, ++member->count);
+    }
+    for (size_t layer = first; layer < last; layer++) {
+        const le_cell_run r = layer_run(lstm, run, plan, space, layer, 0, group, watch);
+        end_cell(&r, layer, 0);
+    }
+}
+
+static void crew_member(void *context, size_t index) {
+    crew_run *all = context;
     const le_lstm *lstm = all->lstm;
     le_fused_space *space = &all->work->spaces[index];
     le_watch watch;
@@ -346,13 +182,20 @@ static void member_units(void *context, size_t index) {
     space->member->threads = all->run->threads;
     space->member->published = all->work->published;
     le_member_begin(space->member, lstm->hidden_size, lstm->kernels->lanes, all->plan->members, index);
-    for (size_t cell = 0; cell < lstm->layers * lstm->directions; cell++) {
+    for (size_t cell = 0; space->parts != NULL && cell < lstm->layers * lstm->directions; cell++) {
         le_member_part(space->member, &lstm->cells[cell], &space->parts[cell]);
     }
     const size_t groups = le_plan_groups(all->plan, all->run->batch);
     for (size_t number = 0; number < groups && !watch.stopped; number++) {
         const le_group group = le_plan_group(all->plan, all->run->batch, number, all->work->rows.order);
-        if (group.rows != 0) {
+        if (group.rows == 0) {
+            continue;
+        }
+        if (all->plan->split == LE_DIRECTIONS) {
+            run_directions(all, space, &group, &watch);
+        } else if (all->plan->split == LE_LAYERS) {
+            run_layers(all, space, &group, &watch);
+        } else {
             run_group(lstm, all->run, all->plan, space, &group, &watch);
         }
     }
@@ -361,19 +204,21 @@ static void member_units(void *context, size_t index) {
     }
 }
 
-static le_status run_units(const le_lstm *lstm, const le_run *run, const le_plan *plan,
-                           const le_fused_work *work) {
-    units_run all = {.lstm = lstm, .run = run, .plan = plan, .work = work};
+static le_status run_crew(const le_lstm *lstm, const le_run *run, const le_plan *plan,
+                          const le_fused_work *work) {
+    crew_run all = {.lstm = lstm, .run = run, .plan = plan, .work = work};
     if (work->rows.order != NULL) {
         le_order_rows(plan, run, &work->rows);
     }
     for (size_t member = 0; member < plan->members; member++) {
         atomic_init(&work->published[member].count.value, 0);
-        /* Everybody's outputs together are the next layer's inputs. */
-        work->spaces[member].between[0] = work->spaces[0].between[0];
-        work->spaces[member].between[1] = work->spaces[0].between[1];
+        if (plan->split != LE_LAYERS) {
+            /* Everybody's outputs together are the next layer's inputs. */
+            work->spaces[member].between[0] = work->spaces[0].between[0];
+            work->spaces[member].between[1] = work->spaces[0].between[1];
+        }
     }
-    le_threads_run(run->threads, plan->members, member_units, &all);
+    le_threads_run(run->threads, plan->members, crew_member, &all);
     return all.interrupted ? LE_ERROR_INTERRUPTED : LE_OK;
 }
 
@@ -385,8 +230,8 @@ le_status le_fused_run(const le_lstm *lstm, const le_run *run, void *workspace) 
     if (status != LE_OK) {
         return status;
     }
-    if (plan.split == LE_UNITS) {
-        return run_units(lstm, run, &plan, &work);
+    if (le_plan_crew(&plan)) {
+        return run_crew(lstm, run, &plan, &work);
     }
     return le_run_groups(lstm, run, &plan, &work.rows, work.spaces, sizeof *work.spaces, run_group);
 }

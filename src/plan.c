@@ -63,6 +63,9 @@ le_plan le_plan_run(const le_lstm *lstm, const le_run *run) {
             clamp(PROJECTED_BYTES / plan.rows / gate_bytes, PROJECTED_STEPS_LEAST, PROJECTED_STEPS_MOST);
     } else if (lstm->layers > 1 && lstm->directions == 1) {
         plan.chunk = clamp(BETWEEN_BYTES / (step_bytes * plan.rows), BETWEEN_STEPS_LEAST, BETWEEN_STEPS_MOST);
+        if (plan.split == LE_LAYERS) {
+            plan.chunk = le_min_size(plan.chunk, le_layers_chunk(run, &plan));
+        }
     } else {
         plan.chunk = run->time;
     }
@@ -143,8 +146,13 @@ static void take_fused_space(le_arena *arena, const le_lstm *lstm, const le_plan
     space->output_rows = le_arena_take(arena, rows, sizeof *space->output_rows);
     space->member = NULL;
     space->parts = NULL;
-    if (plan->split == LE_UNITS) {
+    const size_t handed = plan->split == LE_LAYERS ? between : 0;
+    space->handed[0] = le_arena_take(arena, handed, sizeof(float));
+    space->handed[1] = le_arena_take(arena, handed, sizeof(float));
+    if (le_plan_crew(plan)) {
         space->member = le_arena_take(arena, 1, sizeof *space->member);
+    }
+    if (plan->split == LE_UNITS) {
         space->parts = le_arena_take(arena, cells, sizeof *space->parts);
     }
     /* What two threads write must not share a pair of cache lines. */
@@ -169,8 +177,7 @@ le_status le_fused_workspace(const le_lstm *lstm, const le_run *run, const le_pl
             work->spaces[member] = space;
         }
     }
-    work->published =
-        le_arena_take(&arena, plan->split == LE_UNITS ? plan->members : 0, sizeof *work->published);
+    work->published = le_arena_take(&arena, le_plan_crew(plan) ? plan->members : 0, sizeof *work->published);
     const size_t part =
         plan->rows * le_member_most_units(lstm->hidden_size, lstm->kernels->lanes, plan->members);
     for (size_t index = 0; plan->split == LE_UNITS && index < 2 * plan->members; index++) {

@@ -25,6 +25,11 @@ typedef struct le_plan {
 /* The plan of a run by at most run->members threads. */
 le_plan le_plan_run(const le_lstm *lstm, const le_run *run);
 
+/* Whether the members of a plan go through every group of rows together, each with a part of the stack. */
+static inline int le_plan_crew(const le_plan *plan) {
+    return plan->split != LE_ALONE && plan->split != LE_ROWS;
+}
+
 /* The state of one cell (one layer, one direction) over a group of rows. */
 typedef struct le_cell_state {
     float *c;              /* [rows][padded_hidden] */
@@ -77,15 +82,16 @@ typedef struct le_fused_space {
     float **h_next_rows;
     float **hidden_rows;
     float **output_rows;
-    le_member *member; /* of a split by units, or NULL */
-    le_cell *parts;    /* [layers][directions]: its part of every cell */
+    float *handed[2];  /* of a split by layers: what the next member takes from here, in turns */
+    le_member *member; /* of a crew, or NULL */
+    le_part *parts;    /* [layers][directions]: its part of every cell, in a split by units; or NULL */
 } le_fused_space;
 
 /* The workspace of a whole run. */
 typedef struct le_fused_work {
     le_row_order rows;
     le_fused_space *spaces;  /* [members] */
-    le_published *published; /* [members], of a split by units */
+    le_published *published; /* [members], of a crew */
 } le_fused_work;
 
 /* Lay the workspace out over `base`, or measure it where base is NULL. */

@@ -3,11 +3,12 @@
 #include "memory.h"
 
 /* Multiply-adds that are worth the threads: some 40 microseconds of one core, for waking a thread takes 10
- * to 30. */
+ * to 30. Narrow types do two to four times as many in that time. */
 #define WORTH 2e6
+#define WORTH_NARROW 5e6
 
-/* Rows for each member from which rows are shared out before units: with fewer a tile of the kernels loads
- * every weight for too few multiply-adds (two threads at H = 256: 1.5 times as fast with two rows, by
+/* Rows for each member from which rows are shared out before anything else: with fewer a tile of the kernels
+ * loads every weight for too few multiply-adds (two threads at H = 256: 1.5 times as fast with two rows, by
  * units 1.85). */
 enum { ROWS_LEAST = 4 };
 
@@ -16,9 +17,14 @@ enum { ROWS_LEAST = 4 };
  * as fast at H = 96, 1.8 at 128, twice from 256 on, where each half fits its core's own cache). */
 enum { UNITS_HIDDEN_LEAST = 96, UNITS_LEAST = 48 };
 
+/* A split by layers has so many chunks for each member at least, if the sequence is long enough: the members
+ * above wait for the first, and the members below are done before the last. A chunk is whole windows of the
+ * projection that runs ahead. */
+enum { CHUNKS_FOR_EACH = 4 };
+
 /* Whether the hidden units can be shared out, and to how many. */
 static size_t unit_members(const le_lstm *lstm, const le_run *run) {
-    if (lstm->backend == LE_BLAS || lstm->narrow != NULL || lstm->output_size != lstm->hidden_size ||
+    if (lstm->backend == LE_BLAS || lstm->output_size != lstm->hidden_size ||
         lstm->cells[0].projection != NULL) {
         return 1;
     }
@@ -31,6 +37,16 @@ static size_t row_members(const le_lstm *lstm, const le_run *run, const le_plan 
     /* The sums of a BLAS depend on how many rows it is given: the groups stay those of one thread. */
     const size_t most = lstm->backend == LE_BLAS ? le_plan_groups(plan, run->batch) : run->batch;
     return le_min_size(run->members, most);
+}
+
+/* For the directions. */
+static size_t direction_members(const le_lstm *lstm, const le_run *run) {
+    return lstm->backend == LE_BLAS ? 1 : le_min_size(run->members, lstm->directions);
+}
+
+/* And for the layers. */
+static size_t layer_members(const le_lstm *lstm, const le_run *run) {
+    return lstm->backend == LE_BLAS || lstm->directions == 2 ? 1 : le_min_size(run->members, lstm->layers);
 }
 
 static void split_rows(const le_lstm *lstm, const le_run *run, le_plan *plan) {
@@ -47,10 +63,26 @@ static void split_rows(const le_lstm *lstm, const le_run *run, le_plan *plan) {
     }
 }
 
-static void split_units(const le_lstm *lstm, const le_run *run, le_plan *plan) {
-    plan->members = le_max_size(unit_members(lstm, run), 1);
-    if (plan->members > 1) {
-        plan->split = LE_UNITS;
+/* Share out among so many, if that is more than one. */
+static void split_among(le_split split, size_t members, le_plan *plan) {
+    if (members > 1) {
+        plan->split = split;
+        plan->members = members;
+    }
+}
+
+/* The fastest split of a few rows. */
+static void split_few(const le_lstm *lstm, const le_run *run, le_plan *plan) {
+    const size_t directions = direction_members(lstm, run);
+    const size_t units = lstm->hidden_size >= UNITS_HIDDEN_LEAST ? unit_members(lstm, run) : 1;
+    /* Directions need nothing of each other at a step, but they are only two. */
+    if (directions >= units && directions > 1) {
+        split_among(LE_DIRECTIONS, directions, plan);
+    } else if (units > 1) {
+        split_among(LE_UNITS, units, plan);
+    } else if (run->batch == 1) {
+        /* Two rows are better off alone with a thread each. */
+        split_among(LE_LAYERS, layer_members(lstm, run), plan);
     }
 }
 
@@ -65,13 +97,22 @@ void le_choose_split(const le_lstm *lstm, const le_run *run, le_plan *plan) {
     if (run->split == LE_ROWS) {
         split_rows(lstm, run, plan);
     } else if (run->split == LE_UNITS) {
-        split_units(lstm, run, plan);
-    } else if (run->split == LE_FASTEST && operations >= WORTH) {
-        if (run->batch / run->members < ROWS_LEAST && lstm->hidden_size >= UNITS_HIDDEN_LEAST) {
-            split_units(lstm, run, plan);
+        split_among(LE_UNITS, unit_members(lstm, run), plan);
+    } else if (run->split == LE_DIRECTIONS) {
+        split_among(LE_DIRECTIONS, direction_members(lstm, run), plan);
+    } else if (run->split == LE_LAYERS) {
+        split_among(LE_LAYERS, layer_members(lstm, run), plan);
+    } else if (run->split == LE_FASTEST && operations >= (lstm->narrow == NULL ? WORTH : WORTH_NARROW)) {
+        if (run->batch / run->members < ROWS_LEAST) {
+            split_few(lstm, run, plan);
         }
         if (plan->split == LE_ALONE && run->batch > 1) {
             split_rows(lstm, run, plan);
         }
     }
+}
+
+size_t le_layers_chunk(const le_run *run, const le_plan *plan) {
+    const size_t steps = run->time / (plan->members * CHUNKS_FOR_EACH);
+    return le_round_up(le_max_size(steps, 1), LE_AHEAD_ROWS);
 }

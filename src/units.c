@@ -30,17 +30,31 @@ size_t le_member_most_units(size_t hidden_size, size_t lanes, size_t members) {
     return (blocks + members - 1) / members * lanes;
 }
 
-void le_member_part(const le_member *member, const le_cell *cell, le_cell *part) {
+void le_member_part(const le_member *member, const le_cell *cell, le_part *part) {
     const size_t first = first_block(member, member->index);
-    *part = *cell;
-    part->blocks = first_block(member, member->index + 1) - first;
-    part->hidden_size = member->units;
-    part->padded_hidden = part->blocks * member->lanes;
-    part->panels += first * cell->panel_floats;
-    part->bias += first * 4 * member->lanes;
+    const size_t first_gate = first * 4 * member->lanes;
+    le_cell *own = &part->cell;
+    *own = *cell;
+    own->blocks = first_block(member, member->index + 1) - first;
+    own->hidden_size = member->units;
+    own->padded_hidden = own->blocks * member->lanes;
+    own->panels += first * cell->panel_floats;
+    own->bias += first_gate;
     if (cell->peepholes != NULL) {
-        part->peepholes += first * member->lanes;
+        own->peepholes += first * member->lanes;
     }
+    if (cell->narrow == NULL) {
+        return;
+    }
+    part->narrow = *cell->narrow;
+    part->narrow.panels += first * cell->narrow->panel_words;
+    for (int segment = 0; segment < 2; segment++) {
+        if (cell->narrow->scales[segment] != NULL) {
+            part->narrow.scales[segment] += first_gate;
+            part->narrow.start[segment] += first_gate;
+        }
+    }
+    own->narrow = &part->narrow;
 }
 
 int le_member_exchange(le_member *member, size_t rows, float *const *h, float *const *outputs) {

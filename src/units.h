@@ -29,6 +29,12 @@ typedef struct le_member {
     size_t count; /* parts given so far */
 } le_member;
 
+/* A member's part of a cell. */
+typedef struct le_part {
+    le_cell cell;
+    le_narrow narrow; /* of the cell, where its weights are narrow */
+} le_part;
+
 /* Set a member up: which units are its own. */
 void le_member_begin(le_member *member, size_t hidden_size, size_t lanes, size_t members, size_t index);
 
@@ -36,13 +42,13 @@ void le_member_begin(le_member *member, size_t hidden_size, size_t lanes, size_t
 size_t le_member_most_units(size_t hidden_size, size_t lanes, size_t members);
 
 /* The member's part of a cell, over the same weights; there is no projection. */
-void le_member_part(const le_member *member, const le_cell *cell, le_cell *part);
+void le_member_part(const le_member *member, const le_cell *cell, le_part *part);
 
 /* Give the member's units of h, of `rows` rows, to the others and to the outputs that are not NULL, and take
  * theirs. Returns 0 if the run was stopped. */
 int le_member_exchange(le_member *member, size_t rows, float *const *h, float *const *outputs);
 
-/* Wait until all members have come here. Returns 0 if the run was stopped. */
+/* Wait until all members have come here; whatever the members share out. Returns 0 if the run was stopped. */
 int le_member_meet(le_member *member);
 
 #endif

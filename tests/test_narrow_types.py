@@ -211,6 +211,17 @@ def test_threads(compute_type: Any) -> None:
     assert_same_results(results(le.LSTM(case.weights, compute_type=compute_type, num_threads=2), case), wanted, "two")
 
 
+@pytest.mark.parametrize("split", [3, 4, 5], ids=["units", "directions", "layers"])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize("compute_type", NARROW_TYPES)
+def test_parts_of_a_stack_on_threads_of_their_own(compute_type: Any, direction: Any, split: int) -> None:
+    # 150 units are no whole number of blocks for each of three.
+    case = Case(Options(40, 150, layers=3, direction=direction), seed=2, batch=2, time=37)
+    wanted = results(le.LSTM(case.weights, compute_type=compute_type), case)
+    shared = le.LSTM(case.weights, compute_type=compute_type, num_threads=_core.Threads(3, split=split))
+    assert_same_results(results(shared, case), wanted, "three")
+
+
 @every_kernel
 def test_one_row_of_many_blocks(kernel: Kernels) -> None:
     # Enough blocks that one row takes several at once, on every instruction set, with some left over.

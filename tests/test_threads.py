@@ -23,7 +23,7 @@ import lstm_engine as le
 from lstm_engine._core import Threads
 
 #: What threads may share out, as the C core numbers it (le_split).
-SPLITS = {"rows": 2, "units": 3}
+SPLITS = {"rows": 2, "units": 3, "directions": 4, "layers": 5}
 COUNTS = (2, 3, 4, 7)
 every_split = pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 every_engine = pytest.mark.parametrize("engine", engines(), ids=str)

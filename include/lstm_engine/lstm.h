@@ -104,10 +104,12 @@ size_t le_lstm_memory_bytes(const le_lstm *lstm);
 
 /* What the threads of a run share out. */
 typedef enum le_split {
-    LE_FASTEST, /* what is the fastest for the shape */
-    LE_ALONE,   /* nothing: one thread */
-    LE_ROWS,    /* groups of rows */
-    LE_UNITS    /* the hidden units of every cell, at every step; float32 without a projection */
+    LE_FASTEST,    /* what is the fastest for the shape */
+    LE_ALONE,      /* nothing: one thread */
+    LE_ROWS,       /* groups of rows */
+    LE_UNITS,      /* the hidden units of every cell, at every step; without a projection */
+    LE_DIRECTIONS, /* the two directions of every layer */
+    LE_LAYERS      /* the layers of a stack of one direction, each a chunk of time behind the one below */
 } le_split;
 
 /* A batch of sequences to run. Pointers are to the LSTM's dtype.
