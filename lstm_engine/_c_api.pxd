@@ -137,7 +137,9 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
     ctypedef struct le_stream:
         pass
 
-    le_status le_stream_create(const le_lstm *lstm, size_t batch, le_stream **stream)
+    le_status le_stream_create(
+        const le_lstm *lstm, size_t batch, le_threads *threads, le_split split, le_stream **stream
+    )
     void le_stream_destroy(le_stream *stream)
     void le_stream_reset(le_stream *stream)
     void le_stream_step(le_stream *stream, const void *x, void *y)

@@ -18,6 +18,7 @@ from lstm_engine._c_api cimport (
     LE_ERROR_MEMORY,
     LE_ERROR_UNKNOWN_ISA,
     LE_ERROR_UNSUPPORTED_ISA,
+    LE_FASTEST,
     LE_FLOAT32,
     LE_FLOAT64,
     LE_FUSED,

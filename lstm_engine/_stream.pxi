@@ -86,7 +86,12 @@ cdef class LSTMStage(Stage):
 
     def __cinit__(self, CoreLSTM core, Py_ssize_t batch):
         self.stream = NULL
-        check(le_stream_create(core.lstm, batch, &self.stream))
+        if core.threads is None:
+            check(le_stream_create(core.lstm, batch, NULL, LE_FASTEST, &self.stream))
+        else:
+            check(le_stream_create(
+                core.lstm, batch, core.threads.pool, <le_split>core.threads.split, &self.stream
+            ))
         self.core = core
         self.batch = batch
         self.in_size = core.input_size

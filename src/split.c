@@ -22,14 +22,23 @@ enum { UNITS_HIDDEN_LEAST = 96, UNITS_LEAST = 48 };
  * projection that runs ahead. */
 enum { CHUNKS_FOR_EACH = 4 };
 
-/* Whether the hidden units can be shared out, and to how many. */
-static size_t unit_members(const le_lstm *lstm, const le_run *run) {
+/* What one multiply-add of a step takes in float32, about; and from what time of one thread on a step is
+ * shared out: among threads that are awake, who meet after each layer, and among threads that have to be
+ * woken. After a pause that takes 50 to 100 microseconds, and each core has its part of the weights to fetch
+ * from far away (at 125 steps a second two threads were no faster with steps of less than 2 ms). */
+#define MULTIPLY_ADD_NS 0.034
+#define AWAKE_WORTH_NS 2000
+#define MEET_NS 800
+#define ASLEEP_WORTH_NS 2e6
+
+/* Whether the hidden units can be shared out, and to how many of so many threads. */
+static size_t unit_members(const le_lstm *lstm, le_split split, size_t threads) {
     if (lstm->backend == LE_BLAS || lstm->output_size != lstm->hidden_size ||
         lstm->cells[0].projection != NULL) {
         return 1;
     }
-    const size_t most = run->split == LE_FASTEST ? lstm->hidden_size / UNITS_LEAST : lstm->cells[0].blocks;
-    return le_min_size(run->members, most);
+    const size_t most = split == LE_FASTEST ? lstm->hidden_size / UNITS_LEAST : lstm->cells[0].blocks;
+    return le_max_size(le_min_size(threads, most), 1);
 }
 
 /* The same for the rows. */
@@ -74,7 +83,8 @@ static void split_among(le_split split, size_t members, le_plan *plan) {
 /* The fastest split of a few rows. */
 static void split_few(const le_lstm *lstm, const le_run *run, le_plan *plan) {
     const size_t directions = direction_members(lstm, run);
-    const size_t units = lstm->hidden_size >= UNITS_HIDDEN_LEAST ? unit_members(lstm, run) : 1;
+    const size_t units =
+        lstm->hidden_size >= UNITS_HIDDEN_LEAST ? unit_members(lstm, run->split, run->members) : 1;
     /* Directions need nothing of each other at a step, but they are only two. */
     if (directions >= units && directions > 1) {
         split_among(LE_DIRECTIONS, directions, plan);
@@ -97,7 +107,7 @@ void le_choose_split(const le_lstm *lstm, const le_run *run, le_plan *plan) {
     if (run->split == LE_ROWS) {
         split_rows(lstm, run, plan);
     } else if (run->split == LE_UNITS) {
-        split_among(LE_UNITS, unit_members(lstm, run), plan);
+        split_among(LE_UNITS, unit_members(lstm, run->split, run->members), plan);
     } else if (run->split == LE_DIRECTIONS) {
         split_among(LE_DIRECTIONS, direction_members(lstm, run), plan);
     } else if (run->split == LE_LAYERS) {
@@ -115,4 +125,24 @@ void le_choose_split(const le_lstm *lstm, const le_run *run, le_plan *plan) {
 size_t le_layers_chunk(const le_run *run, const le_plan *plan) {
     const size_t steps = run->time / (plan->members * CHUNKS_FOR_EACH);
     return le_round_up(le_max_size(steps, 1), LE_AHEAD_ROWS);
+}
+
+size_t le_stream_members(const le_lstm *lstm, le_split split, size_t threads) {
+    if (split == LE_UNITS || (split == LE_FASTEST && lstm->hidden_size >= UNITS_HIDDEN_LEAST)) {
+        return unit_members(lstm, split, threads);
+    }
+    return 1;
+}
+
+le_step_by le_choose_step(const le_lstm *lstm, le_split split, size_t batch) {
+    if (split == LE_UNITS) {
+        return LE_BY_ALL;
+    }
+    double nanoseconds = le_step_operations(lstm) * (double)batch * MULTIPLY_ADD_NS;
+    if (lstm->narrow != NULL) {
+        nanoseconds *= lstm->compute_type == LE_BFLOAT16 ? 0.5 : 0.3;
+    }
+    return nanoseconds >= ASLEEP_WORTH_NS                                   ? LE_BY_ALL
+           : nanoseconds >= AWAKE_WORTH_NS + (double)lstm->layers * MEET_NS ? LE_BY_AWAKE
+                                                                            : LE_BY_ONE;
 }

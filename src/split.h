@@ -10,4 +10,19 @@ void le_choose_split(const le_lstm *lstm, const le_run *run, le_plan *plan);
 /* Steps of a chunk that the members of a split by layers hand on, at most. */
 size_t le_layers_chunk(const le_run *run, const le_plan *plan);
 
+/* How many threads can share out the hidden units of a stream's steps; 1 if it cannot be done or does not
+ * pay. */
+size_t le_stream_members(const le_lstm *lstm, le_split split, size_t threads);
+
+/* Who computes a step of a stream. */
+typedef enum le_step_by {
+    LE_BY_ONE,   /* one thread */
+    LE_BY_AWAKE, /* all members if they are awake or will be for the steps to come: waking them takes longer
+                    than one saves */
+    LE_BY_ALL    /* all members */
+} le_step_by;
+
+/* Who computes a step of `batch` rows, where more than one member can. */
+le_step_by le_choose_step(const le_lstm *lstm, le_split split, size_t batch);
+
 #endif

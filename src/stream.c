@@ -1,10 +1,12 @@
 /* Streams: a state that advances one step at a time; all that a step needs is laid out beforehand. */
 #include <string.h>
 
+#include "clock.h"
 #include "float_state.h"
 #include "lstm.h"
 #include "memory.h"
 #include "plan.h"
+#include "split.h"
 
 /* One layer of a fused stream. h alternates between two buffers: a step reads one and writes the other. */
 typedef struct stream_layer {
@@ -13,6 +15,16 @@ typedef struct stream_layer {
     float **c_rows;    /* [batch] */
     float **h_rows[2]; /* [batch] */
 } stream_layer;
+
+/* One of the threads that share out the hidden units of a step: its part of every cell, and scratch of its
+ * own. */
+typedef struct stream_member {
+    le_member member;
+    le_part *parts; /* [layers] */
+    float **c_rows; /* [batch]: of its first unit */
+    float **h_rows; /* [batch] */
+    le_narrow_space narrow;
+} stream_member;
 
 struct le_stream {
     const le_lstm *lstm;
@@ -25,6 +37,13 @@ struct le_stream {
     const float **x_rows; /* [batch] */
     float **hidden_rows;  /* [batch]: before the projection */
     le_narrow_space narrow;
+    /* fused, shared out */
+    le_threads *threads;
+    le_step_by by;
+    size_t members;
+    stream_member *crew;     /* [members] */
+    le_published *published; /* [members] */
+    uint64_t ended;          /* when the last step by one of several members did */
     /* blas: states as le_run takes them, and a workspace for one step */
     void *h;
     void *c;
@@ -63,6 +82,31 @@ static void lay_out_fused(le_stream *stream, le_arena *arena) {
     stream->hidden_rows = rows_of(arena, batch, hidden, stream->padded_hidden);
 }
 
+static void lay_out_crew(le_stream *stream, le_arena *arena) {
+    const le_lstm *lstm = stream->lstm;
+    stream->crew = le_arena_take(arena, stream->members, sizeof *stream->crew);
+    stream->published = le_arena_take(arena, stream->members, sizeof *stream->published);
+    for (size_t index = 0; index < stream->members; index++) {
+        stream_member one = {.parts = le_arena_take(arena, lstm->layers, sizeof *one.parts)};
+        one.c_rows = le_arena_take(arena, stream->batch, sizeof *one.c_rows);
+        one.h_rows = le_arena_take(arena, stream->batch, sizeof *one.h_rows);
+        le_narrow_take(arena, lstm, stream->batch, &one.narrow);
+        /* What two threads write must not share a pair of cache lines. */
+        (void)le_arena_take(arena, LE_APART_BYTES, 1);
+        if (stream->crew == NULL) {
+            continue;
+        }
+        one.member.threads = stream->threads;
+        one.member.published = stream->published;
+        le_member_begin(&one.member, lstm->hidden_size, lstm->kernels->lanes, stream->members, index);
+        atomic_init(&stream->published[index].count.value, 0);
+        for (size_t layer = 0; layer < lstm->layers; layer++) {
+            le_member_part(&one.member, &lstm->cells[layer], &one.parts[layer]);
+        }
+        stream->crew[index] = one;
+    }
+}
+
 static le_run one_step(const le_stream *stream, const void *x, void *y) {
     const le_lstm *lstm = stream->lstm;
     return (le_run){
@@ -96,7 +140,8 @@ static le_status lay_out_blas(le_stream *stream, le_arena *arena) {
     return status;
 }
 
-le_status le_stream_create(const le_lstm *lstm, size_t batch, le_stream **result) {
+le_status le_stream_create(const le_lstm *lstm, size_t batch, le_threads *threads, le_split split,
+                           le_stream **result) {
     if (lstm == NULL || result == NULL || batch == 0 || lstm->directions != 1 || lstm->reverse) {
         return LE_ERROR_ARGUMENT;
     }
@@ -114,11 +159,20 @@ le_status le_stream_create(const le_lstm *lstm, size_t batch, le_stream **result
     stream->batch = batch;
     stream->padded_hidden = le_round_up(lstm->hidden_size, lstm->kernels->lanes);
     stream->padded_output = le_round_up(lstm->output_size, lstm->kernels->lanes);
+    if (threads != NULL) {
+        stream->threads = threads;
+        stream->by = le_choose_step(lstm, split, batch);
+        stream->members =
+            stream->by == LE_BY_ONE ? 1 : le_stream_members(lstm, split, le_threads_count(threads));
+    }
     le_arena arena = {NULL, 0, 0};
     for (int pass = 0; pass < 2; pass++) {
         le_status status = LE_OK;
         if (lstm->backend == LE_FUSED) {
             lay_out_fused(stream, &arena);
+            if (stream->members > 1) {
+                lay_out_crew(stream, &arena);
+            }
         } else {
             status = lay_out_blas(stream, &arena);
         }
@@ -150,35 +204,108 @@ void le_stream_reset(le_stream *stream) {
     le_stream_set_state(stream, NULL, NULL);
 }
 
-static void step_fused(le_stream *stream, const float *x, float *y) {
+/* The rows of one layer's step: `cell` is the layer's, or a member's part of it with rows of its own. */
+static le_cell_rows layer_rows(const le_stream *stream, size_t layer, const float *const *inputs,
+                               float *const *c, float *const *h_next) {
+    return (le_cell_rows){
+        .rows = stream->batch,
+        .x = inputs,
+        .h = (const float *const *)stream->layers[layer].h_rows[stream->parity],
+        .c = c,
+        .h_next = h_next,
+        .backward = stream->parity,
+    };
+}
+
+/* What a layer's step leaves for the next one. */
+static float *const *outputs_of(const le_stream *stream, size_t layer) {
+    return stream->layers[layer].h_rows[!stream->parity];
+}
+
+static void step_alone(le_stream *stream) {
     const le_lstm *lstm = stream->lstm;
-    const int now = stream->parity;
-    for (size_t row = 0; row < stream->batch; row++) {
-        stream->x_rows[row] = x + row * lstm->input_size;
-    }
     const float *const *inputs = stream->x_rows;
     for (size_t layer = 0; layer < lstm->layers; layer++) {
-        stream_layer *state = &stream->layers[layer];
         const le_cell *cell = &lstm->cells[layer];
-        const le_cell_rows rows = {
-            .rows = stream->batch,
-            .x = inputs,
-            .h = (const float *const *)state->h_rows[now],
-            .c = state->c_rows,
-            .h_next = cell->projection == NULL ? state->h_rows[!now] : stream->hidden_rows,
-            .backward = now,
-        };
+        float *const *outputs = outputs_of(stream, layer);
+        const le_cell_rows rows = layer_rows(stream, layer, inputs, stream->layers[layer].c_rows,
+                                             cell->projection == NULL ? outputs : stream->hidden_rows);
         le_cell_step(lstm->kernels, cell, &rows, &stream->narrow);
         if (cell->projection != NULL) {
             lstm->kernels->linear(cell->projection, stream->batch, (const float *const *)stream->hidden_rows,
-                                  state->h_rows[!now]);
+                                  outputs);
         }
-        inputs = (const float *const *)state->h_rows[!now];
+        inputs = (const float *const *)outputs;
     }
-    stream->parity = !now;
+}
+
+/* One member's part of a step. Each writes its units of h where all read them: the lines change hands once,
+ * for they are asked for together before the next layer begins. Two buffers take turns, so nobody writes what
+ * is being read. */
+static void step_part(void *context, size_t index) {
+    const le_stream *stream = context;
+    const le_lstm *lstm = stream->lstm;
+    stream_member *own = &stream->crew[index];
+    const float *const *inputs = stream->x_rows;
+    for (size_t layer = 0; layer < lstm->layers; layer++) {
+        float *const *outputs = outputs_of(stream, layer);
+        for (size_t row = 0; row < stream->batch; row++) {
+            own->c_rows[row] = stream->layers[layer].c_rows[row] + own->member.first_unit;
+            own->h_rows[row] = outputs[row] + own->member.first_unit;
+        }
+        const le_cell_rows rows = layer_rows(stream, layer, inputs, own->c_rows, own->h_rows);
+        le_cell_step(lstm->kernels, &own->parts[layer].cell, &rows, &own->narrow);
+        if (layer + 1 == lstm->layers) {
+            return;
+        }
+        (void)le_member_meet(&own->member);
+        for (size_t row = 0; row < stream->batch; row++) {
+            for (size_t unit = 0; unit < lstm->hidden_size; unit += LE_ALIGNMENT / sizeof(float)) {
+                __builtin_prefetch(outputs[row] + unit, 0, 3);
+            }
+        }
+        inputs = (const float *const *)outputs;
+    }
+}
+
+/* The threads that are there for this step: more than one if they have been taken. */
+static size_t take_threads(le_stream *stream) {
+    if (stream->members < 2) {
+        return 1;
+    }
+    /* Steps that follow one another closely find the threads awake from the second on. */
+    if (stream->by == LE_BY_ALL || le_threads_awake(stream->threads, stream->members) ||
+        le_now() - stream->ended < LE_THREADS_LOOK_NS) {
+        const size_t taken = le_threads_take(stream->threads, stream->members);
+        if (taken == stream->members) {
+            return taken;
+        }
+        if (taken > 1) {
+            le_threads_give(stream->threads);
+        }
+    }
+    return 1;
+}
+
+static void step_fused(le_stream *stream, const float *x, float *y) {
+    const le_lstm *lstm = stream->lstm;
     for (size_t row = 0; row < stream->batch; row++) {
-        memcpy(y + row * lstm->output_size, inputs[row], lstm->output_size * sizeof(float));
+        stream->x_rows[row] = x + row * lstm->input_size;
     }
+    if (take_threads(stream) > 1) {
+        le_threads_run(stream->threads, stream->members, step_part, stream);
+        le_threads_give(stream->threads);
+    } else {
+        step_alone(stream);
+        if (stream->members > 1) {
+            stream->ended = le_now();
+        }
+    }
+    float *const *outputs = outputs_of(stream, lstm->layers - 1);
+    for (size_t row = 0; row < stream->batch; row++) {
+        memcpy(y + row * lstm->output_size, outputs[row], lstm->output_size * sizeof(float));
+    }
+    stream->parity = !stream->parity;
 }
 
 void le_stream_step(le_stream *stream, const void *x, void *y) {

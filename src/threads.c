@@ -285,6 +285,12 @@ size_t le_threads_take(le_threads *threads, size_t wanted) {
     return members;
 }
 
+int le_threads_awake(const le_threads *threads, size_t members) {
+    const size_t alive = atomic_load_explicit(&threads->alive, memory_order_relaxed);
+    const size_t idle = atomic_load_explicit(&threads->idle, memory_order_relaxed);
+    return alive + 1 >= members + idle;
+}
+
 void le_threads_give(le_threads *threads) {
     atomic_store(&threads->lost, 0);
     atomic_store(&threads->taker, NULL);

@@ -32,6 +32,12 @@ void le_threads_give(le_threads *threads);
 /* Run the task on the members that le_threads_take gave; returns when all have ended. */
 void le_threads_run(le_threads *threads, size_t members, le_task task, void *context);
 
+/* Nanoseconds, about, for which a thread looks for its next job before it sleeps. */
+enum { LE_THREADS_LOOK_NS = 20 * 1000 };
+
+/* Whether so many members, the caller included, are there and awake: a job begins at once. */
+int le_threads_awake(const le_threads *threads, size_t members);
+
 /* Set a counter and wake who waits for it. */
 void le_threads_announce(le_threads *threads, le_counter *counter, size_t value);
 

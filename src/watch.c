@@ -1,7 +1,8 @@
 #include "watch.h"
 
 #include <limits.h>
-#include <time.h>
+
+#include "clock.h"
 
 /* Between two calls of the caller's check: well under the 100 ms that a person waits for without noticing,
  * and seldom enough that what the check waits for (an interpreter's lock) does not count. */
@@ -9,14 +10,6 @@ enum { CHECK_NANOSECONDS = 40 * 1000 * 1000 };
 
 /* Multiply-adds between two looks at the clock, which takes 25 ns: not over 10 ms on a slow core. */
 enum { LOOK_OPERATIONS = 4 * 1000 * 1000 };
-
-static uint64_t now(void) {
-    struct timespec time;
-    if (clock_gettime(CLOCK_MONOTONIC, &time) != 0) {
-        return 0;
-    }
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
 
 void le_watch_begin(le_watch *watch, const le_run *run, size_t member, double operations) {
     const int checks = member == 0 && run->interrupted != NULL;
@@ -26,7 +19,7 @@ void le_watch_begin(le_watch *watch, const le_run *run, size_t member, double op
         .every = !checks                                ? UINT_MAX
                  : operations * 1000 >= LOOK_OPERATIONS ? 1 + (unsigned)(LOOK_OPERATIONS / (operations + 1))
                                                         : 1000,
-        .next = checks ? now() + CHECK_NANOSECONDS : UINT64_MAX,
+        .next = checks ? le_now() + CHECK_NANOSECONDS : UINT64_MAX,
     };
     watch->left = watch->every;
 }
@@ -36,7 +29,7 @@ int le_watch_look(le_watch *watch) {
     if (watch->stopped || watch->next == UINT64_MAX) {
         return watch->stopped;
     }
-    const uint64_t time = now();
+    const uint64_t time = le_now();
     if (time >= watch->next) {
         watch->next = time + CHECK_NANOSECONDS;
         watch->stopped = watch->run->interrupted(watch->run->interrupted_context) != 0 ||

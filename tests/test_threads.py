@@ -11,16 +11,18 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Case, Engine, Options, cases, engines, every_combination, examples, make_weights
+from strategies import Case, Engine, Options, cases, engines, every_combination, examples, fused_engines, make_weights
 from test_same_bits import assert_same_results
 
 import lstm_engine as le
 from lstm_engine._core import Threads
+from lstm_engine.options import NARROW_TYPES
 
 #: What threads may share out, as the C core numbers it (le_split).
 SPLITS = {"rows": 2, "units": 3, "directions": 4, "layers": 5}
@@ -113,6 +115,69 @@ def test_many_rows_are_shared_out(engine: Engine, batch: int, ragged: bool) -> N
 def test_what_is_fastest_has_the_same_bits(direction: str, batch: int) -> None:
     options = Options(40, 96, layers=2, direction=direction)  # type: ignore[arg-type]
     assert_threads_agree(engines()[0], Case(options, seed=7, batch=batch, time=90, with_state=True), 0)
+
+
+def assert_stream_agrees(stream: le.Stream, case: Case, wanted: Any, what: str) -> None:
+    if case.state is not None:
+        stream.state = case.state
+    y = [stream.step(np.ascontiguousarray(case.x[:, time])) for time in range(case.time)]
+    found = np.stack(y, axis=1) if y else wanted[0]
+    assert_same_results((found, stream.state), wanted, what)
+
+
+@pytest.mark.parametrize("engine", fused_engines(), ids=str)
+@examples(20)
+@given(case=cases(directions=["forward"], least_batch=1, ragged=False), count=st.sampled_from(COUNTS))
+def test_streams_on_threads(engine: Engine, case: Case, count: int) -> None:
+    wanted = engine.build(case.weights)(case.x, case.state)
+    shared = engine.build(case.weights, num_threads=Threads(count, split=SPLITS["units"]))
+    assert_stream_agrees(shared.stream(batch=case.batch), case, wanted, f"{count} threads")
+
+
+@pytest.mark.parametrize("compute_type", ["float32", *NARROW_TYPES])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_streams_as_fast_as_they_can(compute_type: Any, batch: int) -> None:
+    """Steps that follow at once are shared out, those after a pause are not: the bits are the same, in any order."""
+    case = Case(Options(40, 250, layers=3), seed=7, batch=batch, time=30, with_state=True)
+    wanted = le.LSTM(case.weights, compute_type=compute_type)(case.x, case.state)
+    shared = le.LSTM(case.weights, compute_type=compute_type, num_threads=2)
+    stream = shared.stream(batch=batch)
+    assert_stream_agrees(stream, case, wanted, "at once")
+    stream.state = case.state
+    y = []
+    for time_step in range(case.time):
+        if time_step % 7 == 3:
+            time.sleep(0.002)
+        y.append(stream.step(np.ascontiguousarray(case.x[:, time_step])))
+    assert_same_results((np.stack(y, axis=1), stream.state), wanted, "with pauses")
+
+
+def test_steps_after_pauses_wake_nobody() -> None:
+    lstm = le.LSTM(make_weights(Options(40, 250), seed=1), num_threads=2)
+    stream = lstm.stream()
+    for _ in range(5):
+        time.sleep(0.002)
+        stream.step(np.zeros(40, np.float32))
+    assert threads_of(lstm).alive == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_stream_goes_on_in_the_child_of_a_fork() -> None:
+    program = """
+lstm, x = made(Threads(2, split=3)), batch(1)[0]
+wanted = made(1)(x[None])[0][0]
+stream = lstm.stream()
+assert all((stream.step(x_t) == y_t).all() for x_t, y_t in zip(x[:9], wanted))
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+good = all((stream.step(x_t) == y_t).all() for x_t, y_t in zip(x[9:], wanted[9:]))
+if child == 0:
+    os._exit(0 if good else 1)
+assert os.waitpid(child, 0)[1] == 0 and good
+print("good")
+"""
+    assert run(program) == "good"
 
 
 # ----------------------------------------------------------------------------------------------- the pool

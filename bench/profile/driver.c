@@ -90,7 +90,7 @@ int main(int count, char **words) {
     need_ok(le_lstm_create(kernels, &spec, &lstm), "le_lstm_create");
     le_stream *stream = NULL;
     if (batch == 1 && time == 1 && directions == 1) {
-        need_ok(le_stream_create(lstm, 1, &stream), "le_stream_create");
+        need_ok(le_stream_create(lstm, 1, NULL, LE_FASTEST, &stream), "le_stream_create");
     }
     le_run run;
     memset(&run, 0, sizeof run);

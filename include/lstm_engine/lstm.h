@@ -163,10 +163,12 @@ le_status le_lstm_run(const le_lstm *lstm, const le_run *run, void *workspace);
 /* The state of `batch` sequences that advance together through a stack of one direction, forward in time. */
 typedef struct le_stream le_stream;
 
-/* Create a stream at state zero. */
-le_status le_stream_create(const le_lstm *lstm, size_t batch, le_stream **stream);
+/* Create a stream at state zero. Steps that take long enough are shared out among `threads`, which may be
+ * NULL, and split is as in le_run: LE_FASTEST, or LE_UNITS for every step. The bits do not depend on it. */
+le_status le_stream_create(const le_lstm *lstm, size_t batch, le_threads *threads, le_split split,
+                           le_stream **stream);
 
-/* Free a stream; NULL is allowed. The LSTM must outlive it. */
+/* Free a stream; NULL is allowed. The LSTM and the threads must outlive it. */
 void le_stream_destroy(le_stream *stream);
 
 /* Set the state to zero. */

@@ -196,7 +196,7 @@ static void check_against_oracle(const le_kernels *kernels, const round_of_check
         }
         le_stream *stream = NULL;
         float *stepped = random_floats(hidden, 1.0f);
-        CHECK(le_stream_create(lstm, 1, &stream) == LE_OK);
+        CHECK(le_stream_create(lstm, 1, NULL, LE_FASTEST, &stream) == LE_OK);
         for (size_t step = 0; step < time; step++) {
             le_stream_step(stream, x + step * inputs, stepped);
             CHECK(memcmp(stepped, y + step * hidden, hidden * sizeof *y) == 0);
@@ -354,8 +354,8 @@ static void check_pool(const le_kernels *kernels) {
     int64_t ids[CAPACITY + 1], steps[CAPACITY];
     for (size_t index = 0; index < CAPACITY; index++) {
         CHECK(le_pool_open(pool, 0.0, &ids[index]) == LE_OK);
-        CHECK(le_stream_create(stages[0].lstm, 1, &streams[index].streams[0]) == LE_OK);
-        CHECK(le_stream_create(stages[2].lstm, 1, &streams[index].streams[1]) == LE_OK);
+        CHECK(le_stream_create(stages[0].lstm, 1, NULL, LE_FASTEST, &streams[index].streams[0]) == LE_OK);
+        CHECK(le_stream_create(stages[2].lstm, 1, NULL, LE_FASTEST, &streams[index].streams[1]) == LE_OK);
     }
     CHECK(le_pool_open(pool, 0.0, &ids[CAPACITY]) == LE_ERROR_FULL);
     const uint32_t *places = NULL;
@@ -428,8 +428,8 @@ static void check_window(const le_kernels *kernels) {
     make_stages(kernels, models, stages);
     CHECK(le_chain_create(stages, 4, &chain) == LE_OK);
     alone stream;
-    CHECK(le_stream_create(stages[0].lstm, 1, &stream.streams[0]) == LE_OK);
-    CHECK(le_stream_create(stages[2].lstm, 1, &stream.streams[1]) == LE_OK);
+    CHECK(le_stream_create(stages[0].lstm, 1, NULL, LE_FASTEST, &stream.streams[0]) == LE_OK);
+    CHECK(le_stream_create(stages[2].lstm, 1, NULL, LE_FASTEST, &stream.streams[1]) == LE_OK);
     const size_t lengths[] = {1, 2, 9, 40}, batches[] = {1, 3, 70};
     for (size_t variant = 0; variant < 12; variant++) {
         const size_t length = lengths[variant % 4], batch = batches[variant / 4], samples = length + 5;
@@ -502,7 +502,7 @@ static void check_refusals(const le_kernels *kernels) {
     m.spec.compute_type = LE_AS_DTYPE;
     m.spec.backend = LE_FUSED;
     CHECK(le_lstm_create(kernels, &m.spec, &lstm) == LE_OK);
-    CHECK(le_stream_create(lstm, 1, &stream) == LE_ERROR_ARGUMENT); /* bidirectional */
+    CHECK(le_stream_create(lstm, 1, NULL, LE_FASTEST, &stream) == LE_ERROR_ARGUMENT); /* bidirectional */
     const int64_t lengths[1] = {6};
     float x[15] = {0};
     size_t bytes = 0;

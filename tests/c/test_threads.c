@@ -99,6 +99,26 @@ static void call(const caller *self, void *workspace, outcome *found) {
     }
 }
 
+/* The same sequences step by step, every step by all threads that are free. */
+static void step(const caller *self, outcome *found) {
+    le_stream *stream = NULL;
+    CHECK(le_stream_create(self->lstm, BATCH, self->threads, LE_UNITS, &stream) == LE_OK);
+    memset(found, 0, sizeof *found);
+    for (size_t time = 0; time < TIME; time++) {
+        float inputs[BATCH * INPUTS], outputs[BATCH * HIDDEN];
+        for (size_t row = 0; row < BATCH; row++) {
+            memcpy(inputs + row * INPUTS, x + (row * TIME + time) * INPUTS, INPUTS * sizeof(float));
+        }
+        le_stream_step(stream, inputs, outputs);
+        for (size_t row = 0; row < BATCH; row++) {
+            memcpy(found->y + (row * TIME + time) * HIDDEN, outputs + row * HIDDEN, HIDDEN * sizeof(float));
+        }
+    }
+    le_stream_get_state(stream, found->h, found->c);
+    le_stream_destroy(stream);
+    CHECK(memcmp(found, &self->wanted[0], sizeof *found) == 0);
+}
+
 /* AddressSanitizer's allocator, unlike that of the C library, does not survive a fork in the middle of
  * another thread's malloc: nobody allocates or frees between the two barriers, between which the forks are.
  */
@@ -109,6 +129,9 @@ static void *call_in_a_thread(void *argument) {
     pthread_barrier_wait(self->barrier);
     call(self, workspace, found);
     pthread_barrier_wait(self->barrier);
+    if (self->directions == 1) {
+        step(self, found);
+    }
     free(found);
     free(workspace);
     return NULL;
