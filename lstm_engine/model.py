@@ -92,6 +92,11 @@ class Model:
     #: Whether axis 0 of every input and output is the batch, whose rows do not depend on each other.
     _rows_apart: ClassVar[bool] = True
 
+    @property
+    def _in_rows(self) -> bool:
+        """Whether a call may be cut into batches along axis 0 of every input and output."""
+        return True
+
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Model is immutable: {name!r} cannot be set")
 

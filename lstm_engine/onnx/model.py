@@ -68,6 +68,13 @@ class OnnxModel(Model):
     #: A graph may put time before the batch.
     _rows_apart = False
 
+    @property
+    def _in_rows(self) -> bool:
+        graph = self._program.graph
+        firsts = {value.axes[0] if value.axes else None for value in (*graph.inputs, *graph.outputs)}
+        name = next(iter(firsts)) if graph.inputs and len(firsts) == 1 else None
+        return isinstance(name, str) and "batch" in name.lower()
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._program.graph, self._numerics, self._limits, self._allow_nonfinite)
 
@@ -161,10 +168,7 @@ class OnnxModel(Model):
         ShapeError
             If an argument does not fit, naming it.
         """
-        graph = self._program.graph
-        firsts = {value.axes[0] if value.axes else None for value in (*graph.inputs, *graph.outputs)}
-        name = next(iter(firsts)) if graph.inputs and len(firsts) == 1 else None
-        if not isinstance(name, str) or "batch" not in name.lower() or mask is not None or lengths is not None:
+        if not self._in_rows or mask is not None or lengths is not None:
             return self(x, mask=mask, lengths=lengths)
         return super().predict(x, batch_size, progress)
 
