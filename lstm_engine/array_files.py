@@ -6,7 +6,7 @@ import io
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .errors import FormatError, UnsafeFileError
 from .replacement import replacement
 
-__all__ = ["check_output", "read_arrays", "write_arrays"]
+__all__ = ["check_output", "read_array", "read_arrays", "read_header", "write_arrays"]
 
 _NPY_MAGIC: Final = b"\x93NUMPY"
 _ZIP_MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")
@@ -51,7 +51,7 @@ def read_arrays(path: str | os.PathLike[str]) -> NDArray[Any] | dict[str, NDArra
         head = file.read(len(_NPY_MAGIC))
         file.seek(0)
         if head == _NPY_MAGIC:
-            return _read_array(file, os.fstat(file.fileno()).st_size, subject)
+            return read_array(file, os.fstat(file.fileno()).st_size, subject)
         if head[:4] in _ZIP_MAGIC:
             return _read_archive(file, subject)
     if not head:
@@ -76,20 +76,46 @@ def _read_archive(file: IO[bytes], subject: str) -> dict[str, NDArray[Any]]:
                 with archive.open(entry) as member:
                     # The whole member, so that its checksum is compared; at most what its entry promises.
                     content = member.read(entry.file_size + 1)
-                arrays[name] = _read_array(io.BytesIO(content), len(content), f"{subject}: {entry.filename}")
+                arrays[name] = read_array(io.BytesIO(content), len(content), f"{subject}: {entry.filename}")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise FormatError(f"{subject}: expected a NumPy .npz file, found a damaged archive ({error})") from None
     return arrays
 
 
-def _read_array(file: IO[bytes], size: int, subject: str) -> NDArray[Any]:
-    """Read an array; what its header asks for is checked against the ``size`` bytes that there are."""
+def read_array(file: IO[bytes], size: int, subject: str) -> NDArray[Any]:
+    """Read an array of ``size`` bytes from the beginning of a file.
+
+    Raises
+    ------
+    FormatError, UnsafeFileError
+        As :func:`read_arrays`.
+    """
+    file.seek(0)
+    read_header(file, size, subject)
+    file.seek(0)
+    array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return array
+
+
+def read_header(file: IO[bytes], size: int, subject: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an array; what it asks for is checked against the ``size`` bytes that there are.
+
+    Returns
+    -------
+    tuple
+        The array's shape, whether it is in Fortran's order, and its dtype; the file stands at its first element.
+
+    Raises
+    ------
+    FormatError, UnsafeFileError
+        As :func:`read_arrays`.
+    """
     try:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         elif version == (2, 0):
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
         else:
             raise ValueError(f"its version is {version}")
     except (ValueError, TypeError) as error:
@@ -111,12 +137,10 @@ def _read_array(file: IO[bytes], size: int, subject: str) -> NDArray[Any]:
             f"{subject}: expected {wanted:,} bytes for shape {shape} of {dtype}, found {left:,}; "
             "the file is truncated or damaged"
         )
-    file.seek(0)
-    array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    return array
+    return tuple(shape), bool(fortran), dtype
 
 
-def check_output(path: str | os.PathLike[str], arrays: int = 1) -> Path:
+def check_output(path: str | os.PathLike[str], arrays: int = 1, endings: Sequence[str] = _SUFFIXES) -> Path:
     """Return the real path that an output will be written to, or raise before anything has been computed.
 
     Parameters
@@ -125,19 +149,22 @@ def check_output(path: str | os.PathLike[str], arrays: int = 1) -> Path:
         Where the caller wants the output.
     arrays
         How many arrays will be written to it.
+    endings
+        What its name may end in.
 
     Raises
     ------
     OSError
         If its folder is missing or not a folder.
     FormatError
-        If its name ends neither in ``.npy`` nor in ``.npz``, if it ends in ``.npy`` and is to hold several arrays, or
-        if something lies there that is no regular file.
+        If its name has another ending, if it ends in ``.npy`` and is to hold several arrays, or if something lies there
+        that is no regular file.
     """
     subject = os.fspath(path)
     target = Path(path).resolve()
-    if target.suffix not in _SUFFIXES:
-        raise FormatError(f"{subject}: expected a name ending in .npy or .npz, found {target.suffix or 'no ending'!r}")
+    if target.suffix not in endings:
+        wanted = f"{', '.join(endings[:-1])} or {endings[-1]}"
+        raise FormatError(f"{subject}: expected a name ending in {wanted}, found {target.suffix or 'no ending'!r}")
     if target.suffix == ".npy" and arrays != 1:
         raise FormatError(f"{subject}: expected a name ending in .npz for {arrays} arrays; a .npy file holds one")
     if not target.parent.is_dir():

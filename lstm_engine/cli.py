@@ -131,30 +131,40 @@ def _add_predict(commands: Any) -> None:
         "Run a model on arrays: what the framework's own predict gives for them.",
     )
     parser.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
-    _add_inputs(parser, required=True)
+    parser.add_argument(
+        "--input",
+        "-i",
+        metavar="FILE",
+        action="append",
+        required=True,
+        help=".npy, .npz, .csv or Parquet; once for each input of the model, in its order, or one file with all of "
+        "them by name. A line of CSV is a row of the input; a row of Parquet holds a list, of any length if the model "
+        "takes it",
+    )
     parser.add_argument(
         "--output",
         "-o",
         metavar="FILE",
         action="append",
         required=True,
-        help=".npy; once for each output of the model, in its order, or one .npz that gets the outputs by name",
+        help=".npy, .npz, .csv or .parquet; once for each output of the model, in its order, or one .npz or table that "
+        "gets the outputs by name",
+    )
+    parser.add_argument(
+        "--columns",
+        metavar="[INPUT=]NAME,...",
+        action="append",
+        default=[],
+        help="columns of a table that an input is made of, in order; once for each input that the table does not tell "
+        "by its name",
+    )
+    parser.add_argument(
+        "--keep", metavar="NAME,...", default="", help="columns of the input table that go to the output table too"
     )
     _add_batch_size(parser)
     parser.add_argument("--progress", action="store_true", help="show a progress bar")
     parser.add_argument("--compute-type", choices=COMPUTE_TYPES, default="float32", help="default: float32")
     _add_backend(parser)
-
-
-def _add_inputs(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument(
-        "--input",
-        "-i",
-        metavar="FILE",
-        action="append",
-        required=required,
-        help=".npy; once for each input of the model, in its order, or one .npz with the inputs by name",
-    )
 
 
 def _add_batch_size(parser: argparse.ArgumentParser) -> None:
@@ -209,7 +219,13 @@ def _add_verify(commands: Any) -> None:
         help="the expected outputs as predict writes them: one .npz by name, or .npy once for each output; without "
         "--input the .npz holds the inputs as well, by name (inputs.NAME and outputs.NAME where both have one name)",
     )
-    _add_inputs(parser, required=False)
+    parser.add_argument(
+        "--input",
+        "-i",
+        metavar="FILE",
+        action="append",
+        help=".npy; once for each input of the model, in its order, or one .npz with the inputs by name",
+    )
     parser.add_argument(
         "--tolerance",
         metavar="T",
@@ -310,24 +326,65 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from .array_files import check_output, write_arrays
     from .loading import load
+    from .row_files.running import predict_files
 
     # All that can be known to be wrong is said before anything is computed.
     model = load(options.model, compute_type=options.compute_type, backend=options.backend)
-    outputs = [output.name for output in model.outputs]
-    groups = _output_groups(options.output, outputs)
+    groups = _output_groups(options.output, [output.name for output in model.outputs])
+    if not model._in_rows:
+        return _predict_whole(options, model, groups)
+    written = predict_files(
+        model,
+        options.input,
+        groups,
+        batch_size=options.batch_size,
+        columns=_columns(options.columns, [spec.name for spec in model.inputs]),
+        keep=[name for name in options.keep.split(",") if name],
+        progress=options.progress,
+    )
+    for path, names in groups.items():
+        for name in names:
+            _print(f"{path}: {name} {written[name]}")
+    return 0
+
+
+def _predict_whole(options: argparse.Namespace, model: Model, groups: dict[str, list[str]]) -> int:
+    """Run a model in one call: an ONNX graph whose rows cannot be told apart."""
+    from .array_files import check_output, write_arrays
+
+    if options.columns or options.keep:
+        raise ShapeError(
+            "--columns, --keep: expected a model whose inputs and outputs all begin with the batch axis, found an ONNX "
+            "graph that does not say so"
+        )
     for path, names in groups.items():
         check_output(path, len(names))
-    inputs = _inputs(options.input, model)
-
+    inputs = _arrays(options.input, [spec.name for spec in model.inputs], "--input")
     result = model.predict(tuple(inputs), batch_size=options.batch_size, progress=options.progress)
-    arrays = dict(zip(outputs, result if isinstance(result, tuple) else (result,), strict=True))
+    outputs = result if isinstance(result, tuple) else (result,)
+    arrays = dict(zip((spec.name for spec in model.outputs), outputs, strict=True))
     for path, names in groups.items():
         write_arrays(path, {name: arrays[name] for name in names})
         for name in names:
             _print(f"{path}: {name} {arrays[name].shape} {arrays[name].dtype}")
     return 0
+
+
+def _columns(given: Sequence[str], inputs: Sequence[str]) -> dict[str, list[str]]:
+    """Return the columns that were named for each input."""
+    columns: dict[str, list[str]] = {}
+    for text in given:
+        name, equals, listed = text.partition("=")
+        if not equals and len(inputs) == 1:
+            name, listed = inputs[0], text
+        names = [column for column in listed.split(",") if column]
+        if name not in inputs or name in columns or not names:
+            raise ShapeError(
+                f"--columns: expected INPUT=NAME,NAME,... once for an input among {', '.join(inputs)}, found {text!r}"
+            )
+        columns[name] = names
+    return columns
 
 
 # --- convert and verify -----------------------------------------------------------------------------------------------
@@ -435,15 +492,10 @@ def _output_groups(paths: Sequence[str], names: Sequence[str]) -> dict[str, list
         return {paths[0]: list(names)}
     if len(paths) != len(names) or len(set(paths)) != len(paths):
         raise ShapeError(
-            f"--output: expected one .npz, or {len(names)} different files for the outputs {', '.join(names)}, "
-            f"found {', '.join(paths)}"
+            f"--output: expected one .npz or table, or {len(names)} different files for the outputs "
+            f"{', '.join(names)}, found {', '.join(paths)}"
         )
     return {path: [name] for path, name in zip(paths, names, strict=True)}
-
-
-def _inputs(paths: Sequence[str], model: Model) -> list[NDArray[Any]]:
-    """Read the model's inputs in its own order."""
-    return _arrays(paths, [tensor.name for tensor in model.inputs], "--input")
 
 
 def _arrays(paths: Sequence[str], names: Sequence[str], option: str) -> list[NDArray[Any]]:

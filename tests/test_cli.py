@@ -11,6 +11,7 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_running_out_of_memory_is_said(run: Run, monkeypatch: pytest.MonkeyPatch
     def exhausted(*_: object, **__: object) -> None:
         raise MemoryError("Unable to allocate 9 TiB")
 
-    monkeypatch.setattr("lstm_engine.model.Model.predict", exhausted)
+    monkeypatch.setattr("lstm_engine.row_files.running.run_rows", exhausted)
     result = run("predict", CHARACTERS, "-i", contexts, "-o", contexts.with_name("y.npy"))
     refused(result, "out of memory", "9 TiB", "--batch-size")
 
@@ -109,7 +110,7 @@ def test_interruption_is_said(run: Run, monkeypatch: pytest.MonkeyPatch, context
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lstm_engine.model.Model.predict", interrupted)
+    monkeypatch.setattr("lstm_engine.row_files.running.run_rows", interrupted)
     status, _, err = run("predict", CHARACTERS, "-i", contexts, "-o", contexts.with_name("y.npy"))
     assert (status, err) == (130, "lstm-engine: interrupted\n")
 
@@ -304,11 +305,11 @@ def test_predict_checks_the_output_before_it_computes(
     def predict(*_: object, **__: object) -> None:
         pytest.fail("computed before the output was checked")
 
-    monkeypatch.setattr("lstm_engine.model.Model.predict", predict)
+    monkeypatch.setattr("lstm_engine.row_files.running.run_rows", predict)
     (contexts.parent / "folder.npy").mkdir()
     for output, phrase in {
         contexts.parent / "none" / "y.npy": "expected an existing folder",
-        contexts.parent / "y.csv": "'.csv'",
+        contexts.parent / "y.txt": "'.txt'",
         contexts.parent / "y": "no ending",
         contexts.parent / "folder.npy": "expected a regular file",
     }.items():
@@ -319,11 +320,11 @@ def test_a_failed_write_leaves_what_was_there(run: Run, contexts: Path, monkeypa
     target = contexts.with_name("y.npy")
     target.write_bytes(b"old")
 
-    def full(file: io.BufferedWriter, *_: object, **__: object) -> None:
-        file.write(b"half of it")
+    def full(writer: Any, *_: object) -> None:
+        writer.file.write(b"half of it")
         raise OSError(28, "No space left on device", "y.npy")
 
-    monkeypatch.setattr(np.lib.format, "write_array", full)
+    monkeypatch.setattr("lstm_engine.row_files.arrays.ArrayWriter.write", full)
     refused(run("predict", CHARACTERS, "-i", contexts, "-o", target), "y.npy: No space left on device")
     assert target.read_bytes() == b"old"
     assert sorted(path.name for path in contexts.parent.iterdir()) == ["x.npy", "y.npy"]
