@@ -1,4 +1,4 @@
-"""The command line tool ``lstm-engine``: look into a model file, run it, see the demo.
+"""The command line tool ``lstm-engine``: look into a model file, run it, serve it, see the demo.
 
 A failure is one message on standard error and exit status 2, the same as for wrong arguments; anything else that ends
 in a traceback is a fault of ours.
@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_convert(commands)
     _add_verify(commands)
+    _add_serve(commands)
     _add_demo(commands)
     _add_config(commands)
     return parser
@@ -240,6 +241,20 @@ def _add_verify(commands: Any) -> None:
         "--compute-type", choices=COMPUTE_TYPES, help="default: float32; of golden outputs what computed them"
     )
     _add_backend(parser)
+
+
+def _add_serve(commands: Any) -> None:
+    from .server.options import add_arguments
+
+    add_arguments(
+        _command(
+            commands,
+            "serve",
+            _serve,
+            "Serve models over HTTP and WebSocket: the Open Inference Protocol, streams with a state, and metrics. "
+            "Needs lstm-engine[serve]. SIGTERM ends it when running calls are answered.",
+        )
+    )
 
 
 def _add_demo(commands: Any) -> None:
@@ -526,6 +541,16 @@ def _arrays(paths: Sequence[str], names: Sequence[str], option: str) -> list[NDA
             f"give {option} once for each, in this order"
         )
     return arrays
+
+
+# --- serve ------------------------------------------------------------------------------------------------------------
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from .server import serve
+    from .server.options import options_of
+
+    return serve(options_of(options))
 
 
 # --- demo and config --------------------------------------------------------------------------------------------------

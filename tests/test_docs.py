@@ -3,6 +3,8 @@
 The ``python`` blocks of a page run one after the other in one namespace, in a folder that looks like the root of a
 clone. A ``text`` block that directly follows a ``python`` block is what that block prints. In a ``console`` block each
 line ``$ lstm-engine ...`` is run, and the lines behind it are what it prints; ``...`` stands for anything.
+
+Blocks that begin with ``python services`` need the packages that services are made with, and run in those tests.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from lstm_engine.cli import main
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(
-    r"^(?P<fence>```+)(?P<language>[\w+-]*)[^\n]*\n(?P<body>.*?)^(?P=fence)[ \t]*$", re.MULTILINE | re.DOTALL
+    r"^(?P<fence>```+)(?P<language>[\w+-]*)(?P<services> services)?[^\n]*\n(?P<body>.*?)^(?P=fence)[ \t]*$",
+    re.MULTILINE | re.DOTALL,
 )
 LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(?:#[^)]*)?\)")
 
@@ -39,6 +42,8 @@ class Block:
     line: int
     #: Body of the ``text`` block directly behind it, or None.
     prints: str | None
+    #: Whether it needs what services are made with.
+    services: bool
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -49,7 +54,8 @@ def blocks(page: Path) -> Iterator[Block]:
         following = found[place + 1] if place + 1 < len(found) else None
         if following and following["language"] == "text" and not text[match.end() : following.start()].strip():
             prints = following["body"]
-        yield Block(match["language"], match["body"], text.count("\n", 0, match.start()) + 2, prints)
+        line = text.count("\n", 0, match.start()) + 2
+        yield Block(match["language"], match["body"], line, prints, match["services"] is not None)
 
 
 def pages_with(language: str) -> list[Path]:
@@ -72,10 +78,10 @@ def pattern(expected: str) -> str:
     return ".*".join(re.escape(part) for part in expected.split("..."))
 
 
-def run_snippets(page: Path) -> None:
+def run_snippets(page: Path, *, services: bool = False) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page):
-        if block.language != "python":
+        if block.language != "python" or (block.services and not services):
             continue
         # Padded, so that a traceback names the line of the page.
         code = compile("\n" * (block.line - 1) + block.body, str(page), "exec")
@@ -101,6 +107,17 @@ def run_command(words: list[str]) -> tuple[int, str]:
 @pytest.mark.usefixtures("clone")
 def test_snippets_run(page: Path) -> None:
     run_snippets(page)
+
+
+@pytest.mark.services
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(b.services for b in blocks(page))], ids=lambda p: p.name
+)
+@pytest.mark.usefixtures("clone")
+def test_snippets_of_services_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where an installed package has its command.
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    run_snippets(page, services=True)
 
 
 @pytest.mark.parametrize("page", pages_with("console"), ids=lambda page: page.name)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from lstm_engine.errors import OverloadError, ShapeError, StateError
+from lstm_engine.errors import OverloadError, ShapeError, StateError, UnsupportedModelError
 
 from .dispatch import Dispatcher, progress
 from .engine import Engine, Taken
@@ -205,10 +205,9 @@ class Batcher(Dispatcher):
 
     async def _steps(self, stream_id: Hashable, x: Any, timeout: float | None, *, single: bool) -> Any:
         loop = self._admit(timeout)
-        taken = self._engine.taken
-        if taken.obstacle is not None:
-            raise taken.obstacle
-        inputs = taken.step_inputs(x, time=not single)
+        if self.obstacle is not None:
+            raise self.obstacle
+        inputs = self._engine.taken.step_inputs(x, time=not single)
         if not len(inputs[0]):
             raise ShapeError("x: expected at least one step, found none")
         entry = self._entry(stream_id)
@@ -308,8 +307,8 @@ class Batcher(Dispatcher):
             If the snapshot does not fit; the stream stays as it was, and a new one is not opened.
         """
         loop = self._admit(None)
-        if self._engine.taken.obstacle is not None:
-            raise self._engine.taken.obstacle
+        if self.obstacle is not None:
+            raise self.obstacle
         entry = self._entry(stream_id)
         change = Change(loop.create_future(), loop.time(), lambda engine: engine.restore(entry, snapshot), entry)
         await self._submit(change, None)
@@ -370,6 +369,11 @@ class Batcher(Dispatcher):
     def model(self) -> Model | LSTM:
         """The model in use."""
         return self._engine.taken.source
+
+    @property
+    def obstacle(self) -> UnsupportedModelError | None:
+        """Why the model in use cannot run in streams, naming the layer; None if it can."""
+        return self._engine.taken.obstacle
 
     def __len__(self) -> int:
         """Return the number of open streams."""
