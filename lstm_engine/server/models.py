@@ -221,11 +221,12 @@ class ModelTable:
 
     async def refresh(self) -> None:
         """Take what has changed since, and looks as it did at the last look: a file that is written still does not."""
+        away = False
         try:
             files, problems = await asyncio.to_thread(find_files, self._root, self.options.name)
         except OSError as error:
             # A folder that is away for a moment, such as a network's, must not end the service.
-            files, problems = list(self._seen.values()), [_told(error)]
+            files, problems, away = list(self._seen.values()), [_told(error)], True
         for problem in sorted(set(problems) - self._problems):
             log("models cannot be read", "error", reason=problem)
         self._problems = frozenset(problems)
@@ -233,12 +234,13 @@ class ModelTable:
         for file in files:
             if before.get(file.key) == file and self._tried.get(file.key) != file:
                 await self._take(file)
-        if not problems:
-            for key in [key for key in self._served if key not in self._seen and key not in before]:
+        gone = {*self._served, *self._broken} - set(self._seen) - set(before)
+        for key in sorted(gone if not away else ()):
+            if not (self._root / key[0] / key[1]).exists():  # it is not only about to get another file
                 self._tried.pop(key)
-                self._end(self._served.pop(key), "this version is not served any more")
-            for key in [key for key in self._broken if key not in self._seen]:
-                del self._broken[key]
+                self._broken.pop(key, None)
+                if key in self._served:
+                    self._end(self._served.pop(key), "this version is not served any more")
 
     async def _take(self, file: ModelFile) -> None:
         """Load a new content; if that fails, what was there before goes on."""

@@ -151,6 +151,8 @@ def array_of_json(data: Any, datatype: str, name: str) -> Array:
         array = np.asarray(data)
         if array.dtype.kind not in "iufb":
             array = np.asarray(_without_texts(data, name))
+    except ShapeError:
+        raise
     except (ValueError, OverflowError):
         raise ShapeError(f"{name}: expected numbers in lists of one length, found ragged lists") from None
     found, dtype = array.dtype.kind, np.dtype(np.float32) if datatype == "BF16" else DATATYPES[datatype]

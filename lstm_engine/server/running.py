@@ -24,6 +24,8 @@ from .telemetry import Telemetry
 
 __all__ = ["run", "serve_until"]
 
+#: Between two looks whether uvicorn listens.
+_START_SECONDS: Final = 0.002
 #: Connections that may wait to be accepted.
 _BACKLOG: Final = 2048
 #: Seconds after which a WebSocket is pinged, and in which it has to answer, so that one that is gone is noticed.
@@ -33,7 +35,18 @@ _PING_SECONDS: Final = 20.0
 def run(options: ServerOptions) -> int:
     """Serve until a signal asks for the end; returns the exit status."""
     _log_to(options.log_level)
-    return asyncio.run(serve_until(options))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(serve_until(options))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's event loop where that is installed, which costs less for each message; None for asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def _log_to(level: str) -> None:
@@ -72,7 +85,11 @@ class _Signals:
         self.asked.set()
 
 
-async def serve_until(options: ServerOptions, stop: asyncio.Event | None = None) -> int:
+async def serve_until(
+    options: ServerOptions,
+    stop: asyncio.Event | None = None,
+    on_listening: Callable[[Service, int], None] | None = None,
+) -> int:
     """Serve until a signal, or ``stop``, asks for the end.
 
     Parameters
@@ -81,6 +98,8 @@ async def serve_until(options: ServerOptions, stop: asyncio.Event | None = None)
         What and where.
     stop
         Ends it as SIGTERM does.
+    on_listening
+        Called with the service and its port when clients can connect.
 
     Returns
     -------
@@ -94,9 +113,12 @@ async def serve_until(options: ServerOptions, stop: asyncio.Event | None = None)
             server = _Server(_config(options, service), signals.told)
             serving = asyncio.create_task(server.serve(sockets=[listening]))
             watching = asyncio.create_task(table.watch())
-            listening.listen(_BACKLOG)
+            while not server.started and not serving.done():  # then it has the signals too
+                await asyncio.sleep(_START_SECONDS)
             host, port = listening.getsockname()[:2]
             log("listening", host=host, port=port, pid=os.getpid(), models=sorted({one.name for one in table}))
+            if on_listening is not None:
+                on_listening(service, port)
             asked = [asyncio.create_task(event.wait()) for event in (signals.asked, stop) if event is not None]
             try:
                 await asyncio.wait([serving, *asked], return_when=asyncio.FIRST_COMPLETED)
