@@ -1,0 +1,403 @@
+"""Streams over WebSocket: the bits of each stream alone, whatever other clients and mistakes do beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from server_support import (
+    FEATURES,
+    PATIENCE,
+    UNITS,
+    Held,
+    ask,
+    ask_binary,
+    bidirectional,
+    inputs,
+    put,
+    serving,
+    trained,
+)
+
+pytestmark = pytest.mark.services
+pytest.importorskip("websockets")
+pytest.importorskip("fastapi")
+
+X = inputs(1, 6, 5)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    put(tmp_path, "m", 1, trained(1))
+    put(tmp_path, "both", 1, bidirectional())
+    return tmp_path
+
+
+def connect(service: Any, model: str = "m", **options: Any) -> Any:
+    from websockets.sync.client import connect
+
+    return connect(f"ws://127.0.0.1:{service.port}/v2/models/{model}/stream", compression=None, **options)
+
+
+def rows(answer: dict[str, Any]) -> Any:
+    assert "error" not in answer, answer
+    return np.array(answer["data"], np.float32)
+
+
+def wait_until(what: Callable[[], bool]) -> None:
+    began = time.monotonic()
+    while not what():
+        assert time.monotonic() - began < PATIENCE
+        time.sleep(0.005)
+
+
+def closing(client: Any) -> Any:
+    """Return the events until a server closes a WebSocket, and its code and reason."""
+    from websockets.exceptions import ConnectionClosed
+
+    events: list[dict[str, Any]] = []
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            events.append(json.loads(client.recv(timeout=PATIENCE)))
+    return events, client.close_code, client.close_reason
+
+
+# --- Bits -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_operation_with_the_bits_of_a_stream(models: Path) -> None:
+    stream = trained(1).stream()
+    with serving(models) as service, connect(service) as client:
+        assert ask(client, "open", id="first") == {"id": "first", "stream": "a", "steps": 0}
+        answer = ask(client, "step", data=X[0, 0].tolist(), id=7)
+        assert (answer["id"], answer["stream"], answer["steps"]) == (7, "a", 1)
+        assert rows(answer).tobytes() == stream.step(X[0, 0]).tobytes()
+        head, payload = ask_binary(client, "step", payload=X[0, 1].tobytes())
+        assert head == {"stream": "a", "steps": 2, "shape": [UNITS]}
+        assert payload == stream.step(X[0, 1]).tobytes()
+        assert rows(ask(client, "run", data=X[1].tolist())).tobytes() == stream.run(X[1]).tobytes()
+        head, payload = ask_binary(client, "run", payload=X[2].tobytes())
+        assert head == {"stream": "a", "steps": 12, "shape": [5, UNITS]}
+        assert payload == stream.run(X[2]).tobytes()
+        # Snapshots in both forms are those of the library.
+        kept = base64.b64decode(ask(client, "snapshot")["snapshot"])
+        assert kept == stream.snapshot() == ask_binary(client, "snapshot")[1]
+        expected = stream.run(X[3])
+        assert rows(ask(client, "run", data=X[3].tolist())).tobytes() == expected.tobytes()
+        assert ask(client, "restore", snapshot=base64.b64encode(kept).decode()) == {"stream": "a", "steps": 0}
+        assert rows(ask(client, "run", data=X[3].tolist())).tobytes() == expected.tobytes()
+        assert ask_binary(client, "restore", payload=kept) == ({"stream": "a", "steps": 0}, b"")
+        assert ask_binary(client, "run", payload=X[3].tobytes())[1] == expected.tobytes()
+        assert ask_binary(client, "open", "b", kept) == ({"stream": "b", "steps": 0}, b"")
+        assert rows(ask(client, "run", "b", data=X[3].tolist())).tobytes() == expected.tobytes()
+        assert ask(client, "reset") == {"stream": "a", "steps": 0}
+        fresh = trained(1).stream()
+        assert base64.b64decode(ask(client, "snapshot")["snapshot"]) == fresh.snapshot()
+        assert rows(ask(client, "step", data=X[4, 0].tolist())).tobytes() == fresh.step(X[4, 0]).tobytes()
+        assert ask(client, "close") == {"stream": "a", "steps": 1}
+        assert ask(client, "open") == {"stream": "a", "steps": 0}
+
+
+def test_nothing_is_waited_for(models: Path) -> None:
+    """Messages to many streams at once, from two clients that give them the same names."""
+    count, steps = 50, 8
+    x = inputs(3, 2, count, steps)
+    y = [trained(1)(one)[0] for one in x]
+    with serving(models) as service, connect(service) as first, connect(service) as second:
+        for place, client in enumerate((first, second)):
+            for stream in range(count):
+                client.send(json.dumps({"op": "open", "stream": str(stream)}))
+            for step in range(steps):
+                for stream in range(count):
+                    data = x[place, stream, step].tolist()
+                    client.send(json.dumps({"op": "step", "stream": str(stream), "id": step, "data": data}))
+        for place, client in enumerate((first, second)):
+            order: dict[str, list[int]] = {}
+            for _ in range(count * (steps + 1)):
+                answer = json.loads(client.recv(timeout=PATIENCE))
+                if "data" in answer:
+                    order.setdefault(answer["stream"], []).append(answer["id"])
+                    expected = y[place][int(answer["stream"]), answer["id"]]
+                    assert rows(answer).tobytes() == expected.tobytes()
+            assert list(order.values()) == [list(range(steps))] * count
+        assert service.table.find("m").batcher.metrics()["batch_size"]["sum"] == 2 * count * steps
+
+
+def test_a_model_with_names_for_its_data(tmp_path: Path) -> None:
+    from described import dense, input_layer, layer, lstm, model
+
+    from lstm_engine.builder import build_model
+
+    source = build_model(model(
+        input_layer("p", None, 3), input_layer("q", None, 3), layer("sum", "Add", "p", "q"),
+        lstm("lstm", "sum", features=3, units=4, return_sequences=True), dense("one", "lstm", features=4, units=2),
+        dense("two", "lstm", features=4, units=1, seed=70), outputs=["one", "two"],
+    ))  # fmt: skip
+    put(tmp_path, "m", 1, source)
+    p, q = np.random.default_rng(8).standard_normal((2, 5, 3)).astype(np.float32)
+    expected = source.stream().run((p, q))
+    with serving(tmp_path) as service, connect(service) as client:
+        ask(client, "open")
+        answer = ask(client, "run", data={"p": p.tolist(), "q": q.tolist()})
+        for name, y in zip(("one", "two"), expected, strict=True):
+            assert np.array(answer["data"][name], np.float32).tobytes() == y.tobytes()
+        ask(client, "reset")
+        head, payload = ask_binary(client, "run", payload=p.tobytes() + q.tobytes())
+        assert head["shape"] == {"one": [5, 2], "two": [5, 1]}
+        assert payload == b"".join(y.tobytes() for y in expected)
+
+
+# --- Mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_answered_and_change_nothing(models: Path) -> None:
+    stream, steps = trained(1).stream(), iter(X.reshape(-1, FEATURES))
+    with serving(models, max_steps=10, max_json=20_000) as service, connect(service) as client:
+
+        def good() -> None:
+            x_t = next(steps)
+            assert rows(ask(client, "step", data=x_t.tolist())).tobytes() == stream.step(x_t).tobytes()
+
+        def bad(phrase: str, message: Any) -> None:
+            client.send(json.dumps(message) if isinstance(message, dict) else message)
+            answer = json.loads(client.recv(timeout=PATIENCE))
+            assert phrase in answer["error"]
+            if isinstance(message, dict) and message.get("op") in ("step", "run"):
+                assert (answer["stream"], answer.get("id")) == (message["stream"], message.get("id"))
+            good()
+
+        ask(client, "open")
+        good()
+        bad("which is not; open it first", {"op": "step", "stream": "b", "data": [0] * 8, "id": 3})
+        bad("which is not; open it first", {"op": "close", "stream": "b"})
+        bad("which is open", {"op": "open", "stream": "a"})
+        bad("expected shape (8,)", {"op": "step", "stream": "a", "data": [0] * 7, "id": "x"})
+        bad("expected shape (8,)", {"op": "step", "stream": "a", "data": [[0] * 8]})
+        bad("expected shape (time, 8)", {"op": "run", "stream": "a", "data": np.zeros((0, 8)).tolist()})
+        bad("at most 10 steps", {"op": "run", "stream": "a", "data": [[0] * 8] * 11})
+        bad("found null", {"op": "step", "stream": "a", "data": [None] * 8})
+        bad('"NaN"', json.dumps({"op": "step", "stream": "a", "data": [float("nan")] * 8}))
+        bad("expected JSON", "{")
+        bad("op: expected one of", {"op": "eval", "stream": "a"})
+        bad("first 4 bytes", b"\x01")
+        bad("at most 20,000 bytes", "x" * 20_001)
+        bad("snapshot", {"op": "restore", "stream": "a", "snapshot": "QUJD"})
+        bad("snapshot", {"op": "open", "stream": "c", "snapshot": "QUJD"})
+        bad("which is not", {"op": "step", "stream": "c", "data": [0] * 8})
+        other = base64.b64encode(trained(9, units=16).stream().snapshot()).decode()
+        bad("found one of another", {"op": "restore", "stream": "a", "snapshot": other})
+        assert service.table.find("m").reserved == 1
+
+
+def test_a_stream_of_nan_is_its_own(models: Path) -> None:
+    with serving(models) as service, connect(service) as client:
+        ask(client, "open", "ill")
+        ask(client, "open", "well")
+        assert set(ask(client, "step", "ill", data=["NaN"] * FEATURES)["data"]) == {"NaN"}
+        nan = np.full(FEATURES, np.nan, np.float32)
+        assert np.isnan(np.frombuffer(ask_binary(client, "step", "ill", nan.tobytes())[1], np.float32)).all()
+        assert rows(ask(client, "run", "well", data=X[0].tolist())).tobytes() == trained(1)(X[:1])[0].tobytes()
+
+
+def test_what_is_no_stream_is_refused_before_it_begins(models: Path) -> None:
+    from websockets.exceptions import InvalidStatus
+
+    with serving(models) as service:
+        for model, status, phrase in (
+            ("n", 404, "expected one of both, m"),
+            ("both", 400, "lstm"),
+            ("m", 503, "ending"),
+        ):
+            service.taking = status != 503
+            with pytest.raises(InvalidStatus) as caught:
+                connect(service, model)
+            assert caught.value.response.status_code == status
+            assert phrase in json.loads(caught.value.response.body)["error"]
+        service.taking = True
+
+
+# --- Limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_streams_of_a_client_and_of_all(models: Path) -> None:
+    with serving(models, max_streams=3, max_streams_per_client=2) as service:
+        with connect(service) as first, connect(service) as second:
+            for name in "ab":
+                ask(first, "open", name)
+            assert "at most 2 open streams of one client" in ask(first, "open", "c")["error"]
+            ask(second, "open", "a")
+            assert "at most 3 open streams of 'm'" in ask(second, "open", "b")["error"]
+            # All that are open can begin: their places were taken when they were opened.
+            for client, name in ((first, "a"), (first, "b"), (second, "a")):
+                rows(ask(client, "step", name, data=X[0, 0].tolist()))
+            ask(first, "close", "b")
+            ask(second, "open", "b")
+            rows(ask(second, "step", "b", data=X[0, 0].tolist()))
+        wait_until(lambda: service.table.find("m").reserved == 0)
+        assert len(service.table.find("m").batcher) == 0
+
+
+def test_a_message_that_is_too_large_ends_the_connection(models: Path) -> None:
+    with serving(models, max_body=2000) as service:
+        with connect(service) as client:
+            ask(client, "open")
+            client.send("x" * 3000)
+            assert closing(client)[1] == 1009
+        wait_until(lambda: service.table.find("m").reserved == 0)
+
+
+def test_a_client_that_is_too_fast_is_slowed_down(models: Path) -> None:
+    with serving(models, max_in_flight=3) as service, connect(service) as client:
+        ask(client, "open")
+        held = Held(service.table.find("m").batcher)
+        (session,) = service.sessions()
+        for x_t in X.reshape(-1, FEATURES):
+            client.send(json.dumps({"op": "step", "stream": "a", "data": x_t.tolist()}))
+        wait_until(lambda: session.messages == 4)
+        time.sleep(0.2)
+        assert session.messages == 4  # the one that was answered, and three
+        held.let_go()
+        stream = trained(1).stream()
+        for x_t in X.reshape(-1, FEATURES):
+            assert rows(json.loads(client.recv(timeout=PATIENCE))).tobytes() == stream.step(x_t).tobytes()
+
+
+def test_a_full_queue_slows_streams_down_and_refuses_none(models: Path) -> None:
+    with serving(models, max_queue=2, max_batch=2) as service, connect(service) as client:
+        names = [str(place) for place in range(20)]
+        for name in names:
+            client.send(json.dumps({"op": "open", "stream": name}))
+            client.send(json.dumps({"op": "run", "stream": name, "data": X[int(name) % 6].tolist()}))
+        found = {}
+        for _ in range(2 * len(names)):
+            answer = json.loads(client.recv(timeout=PATIENCE))
+            if "data" in answer:
+                found[answer["stream"]] = rows(answer)
+        assert all(found[name].tobytes() == trained(1)(X)[0][int(name) % 6].tobytes() for name in names)
+        assert service.table.find("m").batcher.metrics()["refused"] == 0
+
+
+def test_a_timeout_says_how_far_it_came(models: Path) -> None:
+    with serving(models, max_batch=1) as service, connect(service) as client:
+        ask(client, "open")
+        held = Held(service.table.find("m").batcher)
+        client.send(json.dumps({"op": "run", "stream": "a", "data": X[0].tolist(), "timeout": 0.01}))
+        time.sleep(0.1)
+        held.let_go()
+        answer = json.loads(client.recv(timeout=PATIENCE))
+        assert "the stream has moved by 1 of 5 steps" in answer["error"]
+        assert answer["done"] == 1
+        assert rows(ask(client, "run", data=X[0, 1:].tolist())).tobytes() == trained(1)(X)[0][0, 1:].tobytes()
+
+
+# --- Leaving ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_leaves_in_the_middle_frees_its_streams(models: Path) -> None:
+    with serving(models) as service, connect(service) as other:
+        ask(other, "open")
+        served = service.table.find("m")
+        with connect(service) as leaving:
+            for name in "abc":
+                ask(leaving, "open", name)
+                rows(ask(leaving, "step", name, data=X[0, 0].tolist()))
+            held = Held(served.batcher)
+            for name in "abc":
+                leaving.send(json.dumps({"op": "run", "stream": name, "data": X[1].tolist()}))
+            wait_until(lambda: served.batcher.metrics()["queue_depth"] == 3)
+            leaving.socket.shutdown(socket.SHUT_RDWR)  # without a word
+        time.sleep(0.2)  # the server hears of it while the round is held
+        held.let_go()
+        wait_until(lambda: served.reserved == 1 and len(served.batcher) == 0 and len(service.sessions()) == 1)
+        assert rows(ask(other, "run", data=X[2].tolist())).tobytes() == trained(1)(X)[0][2].tobytes()
+
+
+def test_a_client_that_does_not_read_holds_nobody_up(models: Path) -> None:
+    with serving(models, max_in_flight=64) as service, connect(service) as other, connect(service) as deaf:
+        ask(deaf, "open")
+        ask(other, "open")
+        x = inputs(5, 2000)
+        head = json.dumps({"op": "run", "stream": "a"}).encode()
+        frame = len(head).to_bytes(4, "little") + head + x.tobytes()
+
+        def flood() -> None:
+            with contextlib.suppress(Exception):  # it is slowed down until the test ends it
+                for _ in range(200):  # each is answered by 256 KB
+                    deaf.send(frame)
+
+        flooding = threading.Thread(target=flood, daemon=True)
+        flooding.start()
+        stream = trained(1).stream()
+        for x_t in X.reshape(-1, FEATURES):
+            assert rows(ask(other, "step", data=x_t.tolist())).tobytes() == stream.step(x_t).tobytes()
+        deaf.socket.shutdown(socket.SHUT_RDWR)
+        flooding.join(PATIENCE)
+        assert not flooding.is_alive()
+
+
+# --- The end ----------------------------------------------------------------------------------------------------------
+
+
+def test_streams_are_handed_over_at_the_end(models: Path) -> None:
+    """Calls that were taken are answered, and each stream goes on elsewhere with the same bits."""
+    streams = {name: trained(1).stream() for name in "ab"}
+    with serving(models) as service, connect(service) as client:
+        for place, name in enumerate("abc"):
+            ask(client, "open", name)
+            if name in streams:
+                assert (
+                    rows(ask(client, "run", name, data=X[place].tolist())).tobytes()
+                    == streams[name].run(X[place]).tobytes()
+                )
+        held = Held(service.table.find("m").batcher)
+        client.send(json.dumps({"op": "step", "stream": "a", "data": X[3, 0].tolist(), "id": "last"}))
+        wait_until(lambda: service.table.find("m").batcher.metrics()["queue_depth"] == 1)
+        ending = asyncio.run_coroutine_threadsafe(service.end_sessions(), service.loop)
+        held.let_go()
+        events, code, reason = closing(client)
+        ending.result(PATIENCE)
+        assert (code, reason) == (1001, "the server ends")
+        assert rows(events[0]).tobytes() == streams["a"].step(X[3, 0]).tobytes()
+        assert [(one["event"], one["stream"], one["reason"]) for one in events[1:]] == [
+            ("closed", name, "the server ends") for name in "abc"
+        ]
+        assert service.table.find("m").reserved == 0
+    with serving(models) as service, connect(service) as client:
+        for event in events[1:]:
+            ask(client, "open", event["stream"], snapshot=event["snapshot"])
+            stream = streams.get(event["stream"], trained(1).stream())
+            found = rows(ask(client, "run", event["stream"], data=X[4].tolist()))
+            assert found.tobytes() == stream.run(X[4]).tobytes()
+
+
+def test_a_new_training_takes_over_under_the_streams(models: Path) -> None:
+    with serving(models, reload_interval=0.05) as service, connect(service) as client:
+        ask(client, "open")
+        old = trained(1).stream()
+        assert rows(ask(client, "run", data=X[0].tolist())).tobytes() == old.run(X[0]).tobytes()
+        put(models, "m", 1, trained(2))
+        wait_until(lambda: service.table.find("m").batcher.metrics()["swaps"] == 1)
+        new = trained(2).stream()
+        new.state = old.state
+        assert rows(ask(client, "run", data=X[1].tolist())).tobytes() == new.run(X[1]).tobytes()
+        # One whose states are others ends the streams of the old one, which were handed over.
+        put(models, "m", 1, trained(2, units=48))
+        events, code, reason = closing(client)
+        assert code == 1012
+        assert "states" in reason
+        assert base64.b64decode(events[0]["snapshot"]) == new.snapshot()
+        with connect(service) as again:
+            ask(again, "open")
+            assert rows(ask(again, "run", data=X[1].tolist())).shape == (5, 48)
+            refused = ask(again, "restore", snapshot=events[0]["snapshot"])
+            assert "found one of another" in refused["error"]
