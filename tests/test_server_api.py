@@ -225,18 +225,19 @@ def test_bodies_that_are_refused(go: Any) -> None:
         await post("of rank 3", json=request_of(X[0]))
         await post("at most 8 axes", json=request_of(X.reshape(1, 1, 1, 1, 1, 1, 3, 5, 8)))
         await post("at most 100 steps", 413, json=request_of(np.zeros((21, 5, 8))))
-        await post("at most 20,000 bytes of JSON", 413, json=request_of(X, id="x" * 20_000))
-        await post("found more", 413, content=b"x" * 50_001)
+        await post("at most 10,000 bytes of JSON", 413, json=request_of(X, id="x" * 10_000))
+        await post("found more", 413, content=b"x" * 12_501)
         await post("send the body as it is", 415, json=request_of(X), headers={"content-encoding": "gzip"})
         await post(
             "Inference-Header-Content-Length", json=request_of(X), headers={"inference-header-content-length": "9e9"}
         )
         await post("/v2/models/NAME/stream", json=request_of(X, parameters={"sequence_id": 7}))
         await post("ask for binary data", 413, json=request_of(np.zeros((10, 5, 8))))
+        await post("outputs take 12,800", 413, json=request_of(np.zeros((100, 1, 8))))
         # Whatever was refused, the next one is answered.
         assert output(await client.post("/v2/models/m/infer", json=request_of(X))).shape == (3, 5, UNITS)
 
-    go(use, max_steps=100, max_json=20_000, max_body=50_000)
+    go(use, max_steps=100, max_json=10_000, max_body=12_500)
 
 
 def test_a_body_without_a_length_is_counted(go: Any) -> None:

@@ -162,7 +162,7 @@ def test_a_model_with_names_for_its_data(tmp_path: Path) -> None:
 
 def test_mistakes_are_answered_and_change_nothing(models: Path) -> None:
     stream, steps = trained(1).stream(), iter(X.reshape(-1, FEATURES))
-    with serving(models, max_steps=10, max_json=20_000) as service, connect(service) as client:
+    with serving(models, max_steps=10, max_json=4000) as service, connect(service) as client:
 
         def good() -> None:
             x_t = next(steps)
@@ -185,12 +185,13 @@ def test_mistakes_are_answered_and_change_nothing(models: Path) -> None:
         bad("expected shape (8,)", {"op": "step", "stream": "a", "data": [[0] * 8]})
         bad("expected shape (time, 8)", {"op": "run", "stream": "a", "data": np.zeros((0, 8)).tolist()})
         bad("at most 10 steps", {"op": "run", "stream": "a", "data": [[0] * 8] * 11})
+        bad("binary message, or shorter", {"op": "run", "stream": "a", "data": [[0] * 8] * 9})
         bad("found null", {"op": "step", "stream": "a", "data": [None] * 8})
         bad('"NaN"', json.dumps({"op": "step", "stream": "a", "data": [float("nan")] * 8}))
         bad("expected JSON", "{")
         bad("op: expected one of", {"op": "eval", "stream": "a"})
         bad("first 4 bytes", b"\x01")
-        bad("at most 20,000 bytes", "x" * 20_001)
+        bad("at most 4,000 bytes", "x" * 4001)
         bad("snapshot", {"op": "restore", "stream": "a", "snapshot": "QUJD"})
         bad("snapshot", {"op": "open", "stream": "c", "snapshot": "QUJD"})
         bad("which is not", {"op": "step", "stream": "c", "data": [0] * 8})

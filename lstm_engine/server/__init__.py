@@ -8,6 +8,7 @@
     protocol.py    the Open Inference Protocol: bytes to arrays and back, nothing else
     frames.py      the same for the messages of streams
     streams.py     a WebSocket and its streams
+    allowance.py   how much of its messages is in memory at a time
     api.py         what can be asked for, and how an answer looks
     service.py     what one server is made of, and whether it is ready
     schemas.py     the JSON of the protocol, for the OpenAPI document

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lstm_engine.errors import FormatError, ShapeError
 
-from .protocol import array_of_bytes, array_of_json, bytes_of, datatype_of, json_of, json_text, read_json
+from .protocol import array_of_bytes, array_of_json, bytes_each, bytes_of, datatype_of, json_of, json_text, read_json
 
 if TYPE_CHECKING:
     from lstm_engine.model import Model
@@ -146,6 +146,8 @@ class StepTensors:
 
     inputs: tuple[tuple[str, str, tuple[int | None, ...]], ...]
     outputs: tuple[str, ...]
+    #: Bytes of the outputs of a step.
+    answer_bytes: int = 0
 
     @classmethod
     def of(cls, model: Model) -> StepTensors:
@@ -156,6 +158,7 @@ class StepTensors:
                 for spec in model.inputs
             ),
             tuple(spec.name for spec in model.outputs),
+            sum(bytes_each(spec.shape[2:] if len(spec.shape) > 2 else spec.shape[1:], spec) for spec in model.outputs),
         )
 
     def decode(self, data: Any, time: bool) -> Any:

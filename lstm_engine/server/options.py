@@ -68,8 +68,8 @@ class ServerOptions:
 
     max_body: int = _option(
         16 * _MIB,
-        "bytes of a request's body or a message at most: 65,536 steps of 64 float32 features. Held in memory once for "
-        "each client that sends",
+        "bytes of a request's body, of a message, and of the outputs of either at most, and of all messages and all "
+        "answers of a WebSocket that are in memory: 65,536 steps of 64 float32 features",
         "BYTES",
         1024,
         1 << 31,

@@ -34,8 +34,9 @@ __all__ = [
     "InferenceRequest",
     "array_of_bytes",
     "array_of_json",
+    "bytes_each",
     "bytes_of",
-    "check_steps",
+    "check_size",
     "datatype_of",
     "decode_request",
     "described",
@@ -299,8 +300,7 @@ def decode_request(
     names = [spec.name for spec in inputs]
     if set(found) != set(names):
         raise ShapeError(f"inputs: expected {', '.join(names)}, found {', '.join(found) or 'none'}")
-    for spec in inputs:
-        check_steps(spec, found[spec.name].shape, options)
+    _check_sizes(found, inputs, outputs, options)
     return InferenceRequest(
         _text_or_none(head, "id"),
         {name: found[name] for name in names},
@@ -382,15 +382,55 @@ class _Tensors:
             raise FormatError(f"body: expected no bytes behind the tensors, found {left:,} of no tensor")
 
 
-def check_steps(spec: TensorSpec, shape: Sequence[int], options: ServerOptions) -> None:
-    """Raise RequestError if an input asks for more rows times time steps than may be."""
-    steps = math.prod(max(size, 1) for size in shape[: 2 if spec.sequence else 1])
+def check_size(name: str, steps: int, answer_bytes: int, options: ServerOptions) -> None:
+    """Raise RequestError if a request is for more than may be.
+
+    Parameters
+    ----------
+    name
+        The input, for the message.
+    steps
+        Its rows times time steps.
+    answer_bytes
+        Bytes of the outputs.
+    options
+        The limits.
+    """
     if steps > options.max_steps:
         raise RequestError(
             413,
-            f"{spec.name}: expected at most {options.max_steps:,} steps in a request (--max-steps), found {steps:,}; "
+            f"{name}: expected at most {options.max_steps:,} steps in a request (--max-steps), found {steps:,}; "
             "send fewer rows at a time, or a long sequence in chunks to a stream",
         )
+    if answer_bytes > options.max_body:
+        raise RequestError(
+            413,
+            f"{name}: expected outputs of at most {options.max_body:,} bytes (--max-body), found {steps:,} steps, "
+            f"whose outputs take {answer_bytes:,}; send fewer rows at a time, or a long sequence in chunks to a stream",
+        )
+
+
+def _check_sizes(
+    found: Mapping[str, Array], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], options: ServerOptions
+) -> None:
+    """Raise RequestError if any input asks for too much, with axes of size 0 taken for 1, as outputs may have them."""
+    for spec in inputs:
+        sizes = [max(size, 1) for size in found[spec.name].shape]
+        rows, steps = math.prod(sizes[:1]), math.prod(sizes[: 2 if spec.sequence else 1])
+        answer = sum(
+            (
+                steps * bytes_each(output.shape[2:], output)
+                if len(output.shape) > 2
+                else rows * bytes_each(output.shape[1:], output)
+            )
+            for output in outputs
+        )
+        check_size(spec.name, steps, answer, options)
+
+
+def bytes_each(shape: Sequence[int | None], spec: TensorSpec) -> int:
+    """Return the bytes of a part of a tensor, as far as its shape is known."""
+    return math.prod(size or 1 for size in shape) * np.dtype(spec.dtype).itemsize
 
 
 def _listed(head: Mapping[str, Any], key: str) -> list[Any]:

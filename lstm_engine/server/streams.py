@@ -12,9 +12,11 @@ from fastapi import WebSocket, WebSocketDisconnect
 
 from lstm_engine.errors import DeadlineError, LstmEngineError, OverloadError, StateError
 
+from .allowance import Allowance
 from .errors import RequestError
 from .frames import Call, decode_call, encode_reply
 from .log import log
+from .protocol import check_size
 
 if TYPE_CHECKING:
     from .models import ServedModel
@@ -34,7 +36,7 @@ class _Stream:
     def __init__(self, name: str) -> None:
         self.name = name
         self.open = False
-        self.waiting: deque[Call] = deque()
+        self.waiting: deque[tuple[Call, int]] = deque()
         self.worker: asyncio.Task[None] | None = None
 
 
@@ -57,7 +59,9 @@ class WebSocketSession:
         self._options = options
         self._streams: dict[str, _Stream] = {}
         self._open = 0
-        self._room = asyncio.Semaphore(options.max_in_flight)
+        self._messages = Allowance(options.max_in_flight)
+        self._bytes = Allowance(options.max_body)
+        self._answers = Allowance(options.max_body)
         self._refusals: set[asyncio.Task[None]] = set()
         self._ending: tuple[int, str] | None = None
         self._asked_to_end = asyncio.Event()
@@ -118,30 +122,34 @@ class WebSocketSession:
     async def _read(self) -> None:
         while True:
             # Not read before there is room: the client is slowed down, not refused.
-            await self._room.acquire()
+            await self._messages.take(1)
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
                 return
             self.messages += 1
             text = message.get("text")
+            content: str | bytes = message["bytes"] if text is None else text
+            await self._bytes.take(len(content))
             try:
-                call = decode_call(message["bytes"] if text is None else text, self._options)
+                call = decode_call(content, self._options)
             except LstmEngineError as error:
-                task = asyncio.create_task(self._reply(encode_reply({"error": str(error)})))
+                task = asyncio.create_task(self._reply(encode_reply({"error": str(error)}), len(content)))
                 self._refusals.add(task)
                 task.add_done_callback(self._refusals.discard)
                 continue
             stream = self._streams.get(call.stream)
             if stream is None:
                 stream = self._streams[call.stream] = _Stream(call.stream)
-            stream.waiting.append(call)
+            stream.waiting.append((call, len(content)))
             if stream.worker is None:
                 stream.worker = asyncio.create_task(self._work(stream))
 
-    async def _reply(self, reply: str | bytes) -> None:
+    async def _reply(self, reply: str | bytes, size: int) -> None:
+        """Answer a message of ``size``."""
         with contextlib.suppress(*_GONE):  # the reader is told too, and ends the session
             await self._send(reply)
-        self._room.release()
+        self._bytes.give(size)
+        self._messages.give(1)
 
     async def _send(self, reply: str | bytes) -> None:
         if isinstance(reply, str):
@@ -152,23 +160,35 @@ class WebSocketSession:
     async def _work(self, stream: _Stream) -> None:
         """Answer the calls to a stream, one after the other."""
         while stream.waiting:
-            call = stream.waiting.popleft()
-            head = {"stream": call.stream} if call.id is None else {"id": call.id, "stream": call.stream}
-            try:
-                found, payload = await self._answer(stream, call)
-                reply = encode_reply({**head, **found}, payload, call.binary)
-            except LstmEngineError as error:
-                done = {"done": error.steps} if isinstance(error, DeadlineError) else {}
-                reply = encode_reply({**head, "error": str(error), **done})
-            except Exception:
-                log("call failed", "error", exception=True, model=self._served.name, op=call.op)
-                reply = encode_reply(
-                    {**head, "error": "server: expected an answer, found a fault of ours; see its log"}
-                )
-            await self._reply(reply)
+            call, size = stream.waiting.popleft()
+            await self._serve(stream, call, size)
         stream.worker = None
         if not stream.open:
             del self._streams[stream.name]
+
+    async def _serve(self, stream: _Stream, call: Call, size: int) -> None:
+        """Answer a call, whose message had ``size`` bytes."""
+        head = {"stream": call.stream} if call.id is None else {"id": call.id, "stream": call.stream}
+        answer_bytes = 0
+        try:
+            if call.op != "open" and not stream.open:
+                raise StateError(
+                    f"stream: expected one that is open, found {stream.name[:80]!r}, which is not; open it first"
+                )
+            if call.op in ("step", "run"):
+                x, answer_bytes = await self._inputs(call)
+                found, payload = await self._advance(stream, call, x)
+            else:
+                found, payload = await self._change(stream, call)
+            reply = encode_reply({**head, **found}, payload, call.binary)
+        except LstmEngineError as error:
+            done = {"done": error.steps} if isinstance(error, DeadlineError) else {}
+            reply = encode_reply({**head, "error": str(error), **done})
+        except Exception:
+            log("call failed", "error", exception=True, model=self._served.name, op=call.op)
+            reply = encode_reply({**head, "error": "server: expected an answer, found a fault of ours; see its log"})
+        await self._reply(reply, size)
+        self._answers.give(answer_bytes)
 
     # --- Calls ----------------------------------------------------------------------------------------------------
 
@@ -176,53 +196,57 @@ class WebSocketSession:
         """Return the stream's id in the Batcher, where other clients have streams of the same names."""
         return id(self), stream.name
 
-    async def _answer(self, stream: _Stream, call: Call) -> tuple[dict[str, Any], bytes | None]:
-        """Do what a call asks for; returns what the reply says, and binary data."""
-        batcher, key = self._served.batcher, self._key(stream)
-        if call.op == "open":
-            await self._open_stream(stream, call.snapshot)
-            return {"steps": 0}, None
-        if not stream.open:
-            raise StateError(
-                f"stream: expected one that is open, found {stream.name[:80]!r}, which is not; open it first"
+    async def _inputs(self, call: Call) -> tuple[Any, int]:
+        """Return what a step or run takes, and the bytes of its answer, for which there is room then."""
+        tensors = self._served.step_tensors
+        x = tensors.decode(call.data, time=call.op == "run")
+        steps = 1
+        if call.op == "run":
+            arrays = x.values() if isinstance(x, dict) else (x,)
+            steps = max(array.shape[0] if array.ndim else 1 for array in arrays)
+        answer_bytes = steps * tensors.answer_bytes
+        check_size("data", steps, answer_bytes, self._options)
+        most = self._options.max_json // 4  # as many values as over REST, of 4 bytes or more
+        if not call.binary and answer_bytes > most:
+            raise RequestError(
+                413,
+                f"data: expected a run whose outputs take at most {most:,} bytes, a quarter of --max-json, found one "
+                f"with {answer_bytes:,}; send a binary message, or shorter chunks",
             )
+        await self._answers.take(answer_bytes)
+        return x, answer_bytes
+
+    async def _advance(self, stream: _Stream, call: Call, x: Any) -> tuple[dict[str, Any], bytes | None]:
+        """Step or run; returns what the reply says, and binary data."""
+        batcher, key = self._served.batcher, self._key(stream)
+        await batcher.room()
+        y = await (batcher.step if call.op == "step" else batcher.run)(key, x, timeout=call.timeout)
+        found, payload = self._served.step_tensors.encode(y, call.binary)
+        return {"steps": batcher.steps(key), **found}, payload
+
+    async def _change(self, stream: _Stream, call: Call) -> tuple[dict[str, Any], bytes | None]:
+        """Do anything else; returns what the reply says, and binary data."""
+        batcher, key = self._served.batcher, self._key(stream)
+        steps = batcher.steps(key)
         match call.op:
-            case "step" | "run":
-                tensors, single = self._served.step_tensors, call.op == "step"
-                x = tensors.decode(call.data, time=not single)
-                if not single:
-                    self._check_length(x)
-                await batcher.room()
-                y = await (batcher.step if single else batcher.run)(key, x, timeout=call.timeout)
-                found, payload = tensors.encode(y, call.binary)
-                return {"steps": batcher.steps(key), **found}, payload
+            case "open":
+                await self._open_stream(stream, call.snapshot)
             case "reset":
                 await batcher.close(key)
             case "snapshot":
                 snapshot = await self._snapshot(key)
                 if call.binary:
-                    return {"steps": batcher.steps(key)}, snapshot
-                return {"steps": batcher.steps(key), "snapshot": base64.b64encode(snapshot).decode()}, None
+                    return {"steps": steps}, snapshot
+                return {"steps": steps, "snapshot": base64.b64encode(snapshot).decode()}, None
             case "restore":
                 assert call.snapshot is not None
                 await batcher.room()
                 await batcher.restore(key, call.snapshot)
             case "close":
-                steps = batcher.steps(key)
                 await batcher.close(key)
                 self._close(stream)
                 return {"steps": steps}, None
         return {"steps": 0}, None
-
-    def _check_length(self, x: Any) -> None:
-        arrays = x.values() if isinstance(x, dict) else (x,)
-        steps = max(array.shape[0] if array.ndim else 1 for array in arrays)
-        if steps > self._options.max_steps:
-            raise RequestError(
-                413,
-                f"data: expected at most {self._options.max_steps:,} steps in a message (--max-steps), found "
-                f"{steps:,}; send shorter chunks",
-            )
 
     async def _open_stream(self, stream: _Stream, snapshot: bytes | None) -> None:
         if stream.open:
