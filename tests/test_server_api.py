@@ -52,9 +52,9 @@ def go(models: Path) -> Callable[..., Any]:
     from lstm_engine.server.service import Service
     from lstm_engine.server.telemetry import Telemetry
 
-    def go(use: Use, **options: Any) -> Any:
+    def go(use: Use, model: Path = models, **options: Any) -> Any:
         async def main() -> Any:
-            settings = ServerOptions(model=str(models), **options)
+            settings = ServerOptions(model=str(model), **options)
             async with ModelTable(settings) as table:
                 service = Service(settings, table, Telemetry(table))
                 transport = httpx.ASGITransport(create_app(service))
@@ -198,6 +198,32 @@ def test_several_inputs_and_outputs(go: Any) -> None:
         refused(await client.post("/v2/models/two/infer", json=request_of(a, "a")), 400, "expected a, b, found a")
 
     go(use)
+
+
+def test_graphs_of_onnx(tmp_path: Path, go: Any) -> None:
+    """Their calls are not merged, and their outputs may be of other types."""
+    onnx = pytest.importorskip("onnx")
+    kinds, value = onnx.TensorProto, onnx.helper.make_tensor_value_info
+    nodes = [
+        onnx.helper.make_node("Add", ["a", "b"], ["sum"]),
+        onnx.helper.make_node("Greater", ["a", "b"], ["greater"]),
+    ]
+    inputs = [value(name, kinds.FLOAT, ["time", "rows", 3]) for name in "ab"]
+    outputs = [value("sum", kinds.FLOAT, ["time", "rows", 3]), value("greater", kinds.BOOL, ["time", "rows", 3])]
+    graph = onnx.helper.make_graph(nodes, "graph", inputs, outputs)
+    (tmp_path / "g/1").mkdir(parents=True)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "g/1/model.onnx")
+    a, b = np.random.default_rng(6).standard_normal((2, 3, 4, 3)).astype(np.float32)
+
+    async def use(client: Any, service: Any) -> None:
+        assert [one["datatype"] for one in (await client.get("/v2/models/g")).json()["outputs"]] == ["FP32", "BOOL"]
+        whole = {"inputs": request_of(b, "b")["inputs"] + request_of(a, "a")["inputs"]}
+        answer = await client.post("/v2/models/g/infer", json=whole)
+        np.testing.assert_array_equal(output(answer), a + b)
+        np.testing.assert_array_equal(answer.json()["outputs"][1]["data"], (a > b).ravel())
+
+    go(use, model=tmp_path)
 
 
 def test_token_numbers(go: Any) -> None:

@@ -88,6 +88,8 @@ def test_a_file_alone_has_a_name_for_urls(tmp_path: Path, file: str, name: str) 
     assert found.key == (name, "1")
     (found,), _ = find_files(tmp_path / file, "given")
     assert found.key == ("given", "1")
+    with pytest.raises(le.ShapeError, match="--name: expected it with a file"):
+        find_files(tmp_path, "given")
 
 
 # --- The beginning ----------------------------------------------------------------------------------------------------

@@ -66,10 +66,13 @@ def closing(client: Any) -> Any:
     from websockets.exceptions import ConnectionClosed
 
     events: list[dict[str, Any]] = []
-    with contextlib.suppress(ConnectionClosed):
+    try:
         while True:
             events.append(json.loads(client.recv(timeout=PATIENCE)))
-    return events, client.close_code, client.close_reason
+    except ConnectionClosed as closed:
+        received = closed.rcvd
+    assert received is not None
+    return events, received.code, received.reason
 
 
 # --- Bits -------------------------------------------------------------------------------------------------------------

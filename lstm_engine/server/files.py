@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lstm_engine.errors import ShapeError
+
 from .options import NAME
 
 __all__ = ["Key", "ModelFile", "find_files"]
@@ -55,9 +57,13 @@ def find_files(root: Path, name: str | None) -> tuple[list[ModelFile], list[str]
     ------
     OSError
         If there is neither, or a folder cannot be read.
+    ShapeError
+        If a name is given to a folder.
     """
     if not root.is_dir():
         return [_model_file(root, name or _stem(root), "1")], []
+    if name is not None:
+        raise ShapeError(f"--name: expected it with a file, found the folder {root}, in which folders are the names")
     found: list[ModelFile] = []
     problems: list[str] = []
     for folder in _visible(root):

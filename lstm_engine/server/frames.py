@@ -11,6 +11,7 @@ import binascii
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,7 +19,17 @@ from numpy.typing import NDArray
 
 from lstm_engine.errors import FormatError, ShapeError
 
-from .protocol import array_of_bytes, array_of_json, bytes_each, bytes_of, datatype_of, json_of, json_text, read_json
+from .protocol import (
+    DATATYPES,
+    array_of_bytes,
+    array_of_json,
+    bytes_each,
+    bytes_of,
+    datatype_of,
+    json_of,
+    json_text,
+    read_json,
+)
 
 if TYPE_CHECKING:
     from lstm_engine.model import Model
@@ -140,7 +151,7 @@ def encode_reply(head: Mapping[str, Any], payload: bytes | None = None, binary: 
     return b"".join([len(text).to_bytes(_LENGTH_BYTES, "little"), text, payload or b""])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StepTensors:
     """What a model takes and gives at each step: names, datatypes and shapes without rows and time."""
 
@@ -180,14 +191,20 @@ class StepTensors:
             raise ShapeError(f"data: expected an object with {', '.join(names)}, found {found[:200]}")
         return {name: array_of_json(given[name], datatype, name) for name, datatype, _ in self.inputs}
 
-    def _of_bytes(self, data: memoryview, time: bool) -> dict[str, Array]:
-        sizes = []
-        for name, datatype, shape in self.inputs:
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        """The bytes of each input in a step."""
+        for name, _, shape in self.inputs:
             if None in shape:
                 raise ShapeError(
                     f"data: expected JSON, since {name} has sizes that the request decides, found binary data"
                 )
-            sizes.append(math.prod(size or 0 for size in shape) * (8 if datatype in ("INT64", "FP64") else 4))
+        return tuple(
+            math.prod(size or 0 for size in shape) * DATATYPES[datatype].itemsize for _, datatype, shape in self.inputs
+        )
+
+    def _of_bytes(self, data: memoryview, time: bool) -> dict[str, Array]:
+        sizes = self._sizes
         steps, left = divmod(len(data), sum(sizes)) if sum(sizes) else (0, len(data))
         if left or (not time and steps != 1):
             raise ShapeError(
