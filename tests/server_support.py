@@ -200,9 +200,20 @@ def ask(socket: Any, op: str, stream: str = "a", **more: Any) -> dict[str, Any]:
 
 def ask_binary(socket: Any, op: str, stream: str = "a", payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
     """Send a binary message, and return the next answer: its JSON, and what lies behind."""
-    head = json.dumps({"op": op, "stream": stream}).encode()
-    socket.send(len(head).to_bytes(4, "little") + head + payload)
-    answer = socket.recv(timeout=PATIENCE)
+    answer = _answer_to_binary(socket, op, stream, payload)
     assert isinstance(answer, bytes), answer
     begin = 4 + int.from_bytes(answer[:4], "little")
     return json.loads(answer[4:begin]), answer[begin:]
+
+
+def ask_any(socket: Any, op: str, stream: str, payload: bytes) -> dict[str, Any]:
+    """Send a binary message that may be refused, and return the JSON of its answer, which then is text."""
+    answer = _answer_to_binary(socket, op, stream, payload)
+    found: dict[str, Any] = json.loads(answer if isinstance(answer, str) else answer[4:])
+    return found
+
+
+def _answer_to_binary(socket: Any, op: str, stream: str, payload: bytes) -> Any:
+    head = json.dumps({"op": op, "stream": stream}).encode()
+    socket.send(len(head).to_bytes(4, "little") + head + payload)
+    return socket.recv(timeout=PATIENCE)

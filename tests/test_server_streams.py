@@ -11,16 +11,20 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from server_support import (
     FEATURES,
     PATIENCE,
     UNITS,
     Held,
     ask,
+    ask_any,
     ask_binary,
     bidirectional,
     inputs,
@@ -158,6 +162,97 @@ def test_a_model_with_names_for_its_data(tmp_path: Path) -> None:
         head, payload = ask_binary(client, "run", payload=p.tobytes() + q.tobytes())
         assert head["shape"] == {"one": [5, 2], "two": [5, 1]}
         assert payload == b"".join(y.tobytes() for y in expected)
+
+
+class StreamsMachine(RuleBasedStateMachine):
+    """Two clients that use the same names, and a stream of the library for each stream that they have open."""
+
+    service: ClassVar[Any]
+
+    @initialize(seed=st.integers(0, 1000))
+    def begin(self, seed: int) -> None:
+        self.seed = seed
+        self.stack = contextlib.ExitStack()
+        self.clients = [self.stack.enter_context(connect(self.service)) for _ in range(2)]
+        self.open: dict[tuple[int, str], Any] = {}
+        self.kept: list[bytes] = []
+
+    def teardown(self) -> None:
+        if hasattr(self, "stack"):
+            self.stack.close()
+            wait_until(lambda: self.service.table.find("m").reserved == 0)
+
+    @rule(client=st.integers(0, 1), name=st.sampled_from("ab"), kept=st.integers(0, 3), binary=st.booleans())
+    def open_one(self, client: int, name: str, kept: int, binary: bool) -> None:
+        snapshot = self.kept[kept] if kept < len(self.kept) else None
+        if binary:
+            answer = ask_any(self.clients[client], "open", name, snapshot or b"")
+        else:
+            more = {} if snapshot is None else {"snapshot": base64.b64encode(snapshot).decode()}
+            answer = ask(self.clients[client], "open", name, **more)
+        if (client, name) in self.open:
+            assert "which is open" in answer["error"]
+            return
+        assert answer == {"stream": name, "steps": 0}
+        stream = self.open[client, name] = trained(1).stream()
+        if snapshot is not None:
+            stream.restore(snapshot)
+
+    @rule(client=st.integers(0, 1), name=st.sampled_from("ab"), count=st.integers(0, 4), binary=st.booleans())
+    def step(self, client: int, name: str, count: int, binary: bool) -> None:
+        self.seed += 1
+        x = inputs(self.seed, count or 1)
+        op, data = ("run", x) if count else ("step", x[0])
+        stream, socket = self.open.get((client, name)), self.clients[client]
+        if stream is None:
+            assert "open it first" in ask(socket, op, name, data=data.tolist())["error"]
+            return
+        expected = stream.run(x).tobytes()
+        if binary:
+            assert ask_binary(socket, op, name, data.tobytes())[1] == expected
+        else:
+            assert rows(ask(socket, op, name, data=data.tolist())).tobytes() == expected
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), op=st.sampled_from(["reset", "snapshot", "restore", "close"]))
+    def change(self, data: Any, op: str) -> None:
+        client, name = key = data.draw(st.sampled_from(sorted(self.open)))
+        socket, stream = self.clients[client], self.open[key]
+        if op == "snapshot":
+            self.kept = [base64.b64decode(ask(socket, op, name)["snapshot"]), *self.kept][:3]
+            assert self.kept[0] == stream.snapshot()
+        elif op == "restore":
+            if self.kept:
+                ask_binary(socket, op, name, self.kept[-1])
+                stream.restore(self.kept[-1])
+        else:
+            assert "error" not in ask(socket, op, name)
+            stream.reset()
+            if op == "close":
+                del self.open[key]
+
+    @rule(client=st.integers(0, 1), message=st.binary(max_size=20) | st.text(max_size=20))
+    def mistake(self, client: int, message: Any) -> None:
+        self.clients[client].send(message)
+        assert "error" in json.loads(self.clients[client].recv(timeout=PATIENCE))
+
+    @rule(client=st.integers(0, 1))
+    def leave(self, client: int) -> None:
+        """One goes, and comes again with nothing; the other does not notice."""
+        self.clients[client].close()
+        self.clients[client] = self.stack.enter_context(connect(self.service))
+        self.open = {key: stream for key, stream in self.open.items() if key[0] != client}
+
+
+def test_any_order_of_operations(models: Path) -> None:
+    with serving(models) as service:
+        StreamsMachine.service = service
+        run_state_machine_as_test(
+            StreamsMachine,
+            settings=settings(
+                max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            ),
+        )
 
 
 # --- Mistakes ---------------------------------------------------------------------------------------------------------

@@ -239,7 +239,7 @@ async def _read_body(request: Request, service: Service) -> bytes:
     if encoding != "identity":
         raise RequestError(415, f"Content-Encoding: expected none, found {encoding[:40]!r}; send the body as it is")
     declared = request.headers.get("content-length", "0")
-    if not declared.isdigit():
+    if not (declared.isascii() and declared.isdigit()):
         raise RequestError(400, f"Content-Length: expected a number of bytes, found {declared[:40]!r}")
     size, parts = int(declared[:20]), []
     if size <= options.max_body:
