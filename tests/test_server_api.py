@@ -315,6 +315,26 @@ def test_a_full_queue_is_said_at_once(go: Any) -> None:
     go(use, max_queue=2)
 
 
+def test_a_model_that_is_replaced_in_the_moment_of_a_call(go: Any) -> None:
+    async def use(client: Any, service: Any) -> None:
+        table, first = service.table, service.table.find("m")
+        beside = await table._begin(first.file, first.model)
+        predict = first.batcher.predict
+
+        async def replaced(*arguments: Any, **options: Any) -> Any:
+            table._served[first.file.key] = beside
+            await first.end(1012, "replaced")
+            return await predict(*arguments, **options)
+
+        first.batcher.predict = replaced
+        assert (
+            output(await client.post("/v2/models/m/infer", json=request_of(X))).tobytes() == trained(2)(X)[0].tobytes()
+        )
+        assert beside.batcher.metrics()["answered"] == 1
+
+    go(use)
+
+
 def test_time_that_is_over(go: Any) -> None:
     async def use(client: Any, service: Any) -> None:
         held = Held(service.table.find("m").batcher)

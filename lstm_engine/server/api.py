@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from lstm_engine import __version__
-from lstm_engine.errors import LstmEngineError, UnsupportedModelError
+from lstm_engine.errors import LstmEngineError, StateError, UnsupportedModelError
 
 from .errors import RequestError, status_of
 from .log import log
@@ -209,14 +209,19 @@ async def _infer(service: Service, request: Request, name: str, version: str | N
     service.check_taking()
     service.table.find(name, version)  # before anything is read
     body = await _read_body(request, service)
-    # Again, for a model may have been replaced meanwhile; nothing is waited for between this and its call.
-    served = service.table.find(name, version)
-    asked = decode_request(
-        body, request.headers.get(_HEADER_LENGTH), served.model.inputs, served.model.outputs, service.options
-    )
-    names = [spec.name for spec in served.model.outputs]
-    y = await _while_connected(request, _predict(served, asked))
-    computed = dict(zip(names, y if isinstance(y, tuple) else (y,), strict=True))
+    length_header = request.headers.get(_HEADER_LENGTH)
+    while True:
+        served = service.table.find(name, version)
+        model = served.model
+        asked = decode_request(body, length_header, model.inputs, model.outputs, service.options)
+        try:
+            y = await _while_connected(request, _predict(served, asked))
+            break
+        except StateError:
+            # One that was replaced in this moment takes no more calls; the one in its place does.
+            if service.table.find(name, version) is served:
+                raise
+    computed = dict(zip((spec.name for spec in model.outputs), y if isinstance(y, tuple) else (y,), strict=True))
     head = {"model_name": served.name, "model_version": served.version}
     if asked.id is not None:
         head["id"] = asked.id
@@ -294,7 +299,6 @@ async def _stream(service: Service, websocket: WebSocket, name: str, version: st
     service.telemetry.websockets.inc()
     client = websocket.client.host if websocket.client else None
     try:
-        await websocket.accept()
         log("stream connected", model=served.name, version=served.version, client=client)
         await session.run()
     finally:

@@ -46,7 +46,7 @@ class WebSocketSession:
     Parameters
     ----------
     websocket
-        The connection, accepted.
+        The connection, not accepted yet.
     served
         The model; it stays the same for the whole session.
     options
@@ -68,13 +68,8 @@ class WebSocketSession:
         self._ended = asyncio.Event()
         self.messages = 0
 
-    @property
-    def streams(self) -> int:
-        """Its open streams."""
-        return self._open
-
     async def run(self) -> None:
-        """Serve the client until it goes, or :meth:`end` is called."""
+        """Accept the connection, and serve the client until it goes, or :meth:`end` is called."""
         reading = asyncio.create_task(self._read())
         asked = asyncio.create_task(self._asked_to_end.wait())
         try:
@@ -83,8 +78,8 @@ class WebSocketSession:
                 await _cancel([reading])
                 with contextlib.suppress(*_GONE):
                     await self._farewell()
-            elif reading.exception() is not None:
-                log("stream failed", "error", reason=repr(reading.exception()))
+            elif not isinstance(error := reading.exception(), (WebSocketDisconnect, OSError, type(None))):
+                log("stream failed", "error", reason=repr(error))
         finally:
             await _cancel([reading, asked, *self._refusals, *(s.worker for s in self._streams.values() if s.worker)])
             await self._free()
@@ -120,6 +115,7 @@ class WebSocketSession:
     # --- Messages -------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
+        await self._websocket.accept()
         while True:
             # Not read before there is room: the client is slowed down, not refused.
             await self._messages.take(1)
