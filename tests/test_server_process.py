@@ -99,7 +99,7 @@ def test_what_cannot_begin_says_why(tmp_path: Path) -> None:
 
 
 def test_sigterm_ends_in_order(models: Path) -> None:
-    with Process(models, "--drain-delay", "2") as process, client_of(process) as http, connect(process) as stream:
+    with Process(models, "--drain-delay", "60") as process, client_of(process) as http, connect(process) as stream:
         ask(stream, "open")
         ask(stream, "run", data=X[0].tolist())
         assert http.get("/v2/health/ready").status_code == 200
@@ -110,6 +110,7 @@ def test_sigterm_ends_in_order(models: Path) -> None:
         assert http.get("/v2/health/live").status_code == 200
         assert answered(http.post("/v2/models/m/infer", json=infer(X)))
         ask(stream, "run", data=X[1].tolist())
+        process.popen.send_signal(signal.SIGTERM)  # once more: the delay has been long enough
         event = json.loads(stream.recv(timeout=PATIENCE))
         assert (event["event"], event["stream"]) == ("closed", "a")
         with pytest.raises(Exception, match="1001"):
@@ -175,10 +176,9 @@ def test_sigint_does_not_wait(models: Path) -> None:
 
 
 def test_what_does_not_end_is_cut_off(models: Path) -> None:
-    with Process(models, "--drain-delay", "0", "--drain-timeout", "1") as process:
+    with Process(models, "--drain-delay", "1", "--drain-timeout", "1") as process:
         with socket.create_connection(("127.0.0.1", process.port)) as half:
             half.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n{")
-            wait_until(lambda: process.port)
             time.sleep(0.3)
             assert process.end() == 1
         assert process.until("ended")["finished"] is False

@@ -391,7 +391,8 @@ def test_a_timeout_says_how_far_it_came(models: Path) -> None:
         ask(client, "open")
         held = Held(service.table.find("m").batcher)
         client.send(json.dumps({"op": "run", "stream": "a", "data": X[0].tolist(), "timeout": 0.01}))
-        time.sleep(0.1)
+        batcher = service.table.find("m").batcher
+        wait_until(lambda: batcher._running is not None and batcher._running.works[0].expired)
         held.let_go()
         answer = json.loads(client.recv(timeout=PATIENCE))
         assert "the stream has moved by 1 of 5 steps" in answer["error"]

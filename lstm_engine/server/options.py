@@ -110,7 +110,7 @@ class ServerOptions:
     drain_delay: float = _option(
         2.0,
         "how long everything is served still after SIGTERM, while /v2/health/ready says no: the time that a load "
-        "balancer takes to notice. Not after SIGINT",
+        "balancer takes to notice. SIGINT, or a second SIGTERM, ends it",
         "SECONDS",
         0,
         3600,
