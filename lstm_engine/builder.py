@@ -58,7 +58,12 @@ def build_model(
             if built is not None:
                 layers[layer.name] = built
     _raise(description, problems)
-    prepared = {name: layer.prepare(numerics) for name, layer in layers.items()}
+    prepared: dict[str, Layer] = {}
+    for name, made in layers.items():
+        try:
+            prepared[name] = made.prepare(numerics)
+        except FormatError as error:  # packed, the weights are beyond what the file may ask for
+            raise FormatError(f"{description.source}: layer {name!r}: {error}") from None
     return _connected(description, inputs, prepared, numerics)
 
 

@@ -93,7 +93,7 @@ def _keras_parts(path: str) -> Report:
         version = metadata.get("keras_version") if isinstance(metadata, dict) else None
         config = parse_json(bytes(archive.content("config.json")), path)
         if "model.weights.h5" in archive:
-            root = HDF5File(archive.content("model.weights.h5"), path).root
+            root = HDF5File(archive.content("model.weights.h5"), path, len(data)).root
     else:
         root = HDF5File(data, path).root
         version, text = root.text("keras_version"), root.text("model_config")

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .activations import Activation
 from .arrays import Axes, as_float_array, as_lengths, as_mask
-from .errors import ShapeError, UnsupportedModelError
-from .formats.limits import Limits, reading
-from .options import NARROW_TYPES, Backend, ComputeType, check_options, check_sizes
+from .errors import FormatError, ShapeError, UnsupportedModelError
+from .formats.limits import Limits, reading, spend_packed
+from .options import NARROW_TYPES, Backend, ComputeType, check_options, check_sizes, dtype_of
 from .thread_count import NumThreads, shared_threads
 from .weights import CellWeights, Direction, LSTMWeights
 
@@ -134,6 +134,10 @@ class LSTM:
             "isa": isa,
         }
         self._weights = weights
+        for cell in weights.flat():
+            # Four gates, each in panels of its own.
+            size = dtype_of(compute_type).itemsize
+            spend_packed(cell.input_size + cell.output_size + 1, cell.hidden_size, 4 * size)
         self._core = CoreLSTM(weights, backend=backend, compute_type=compute_type, isa=isa, threads=threads)
         self._plain = weights.num_directions == 1 or merge_mode == "concat"
 
@@ -171,8 +175,7 @@ class LSTM:
         from .formats.torch_lstm import lstm_weights_from_torch
 
         with reading(limits, allow_nonfinite):
-            weights = lstm_weights_from_torch(source, prefix)
-        return cls(weights, **options)
+            return cls._of_file(source, lstm_weights_from_torch(source, prefix), options)
 
     @classmethod
     def from_keras(
@@ -206,7 +209,7 @@ class LSTM:
 
         with reading(limits, allow_nonfinite):
             weights, found = lstm_from_keras(source, layer)
-        return cls(weights, **{**found, **options})
+            return cls._of_file(source, weights, {**found, **options})
 
     @classmethod
     def from_onnx(
@@ -240,8 +243,14 @@ class LSTM:
         from .onnx.model import lstm_weights_from_onnx
 
         with reading(limits, allow_nonfinite):
-            weights = lstm_weights_from_onnx(read_onnx(path), node)
-        return cls(weights, **options)
+            return cls._of_file(path, lstm_weights_from_onnx(read_onnx(path), node), options)
+
+    @classmethod
+    def _of_file(cls, source: Any, weights: LSTMWeights, options: dict[str, Any]) -> LSTM:
+        try:
+            return cls(weights, **options)
+        except FormatError as error:  # packed, they are beyond what the file may ask for
+            raise FormatError(f"{source}: {error}") from None
 
     @classmethod
     def from_weights(

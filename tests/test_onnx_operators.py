@@ -258,3 +258,27 @@ def test_the_weights_of_an_lstm_that_is_given_nothing_but_constants() -> None:
     )
     y, _ = le.LSTM(lstm_weights_from_onnx(graph, None))(arrays["x"], time_major=True)
     np.testing.assert_array_equal(build_onnx_model(graph)()[:, 0], y)
+
+
+def test_steps_with_the_same_weights_share_what_is_packed_of_them() -> None:
+    """What an exporter makes of a loop: the same product again and again."""
+    weights = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32) / 4
+    x = value("x", np.zeros((3, 16), np.float32))
+
+    def chain(steps: int, **attributes: Any) -> Any:
+        nodes = [
+            helper.make_node("Gemm", [f"y{n}" if n else "x", "w"], [f"y{n + 1}"], **attributes) for n in range(steps)
+        ]
+        return built(graph_bytes(nodes, [x], [value(f"y{steps}", np.zeros((3, 16), np.float32))], {"w": weights}, 17))
+
+    once, often = chain(1), chain(20)
+    assert often.memory_bytes() == once.memory_bytes()
+    given = np.random.default_rng(1).standard_normal((3, 16)).astype(np.float32)
+    stepwise = given
+    for _ in range(20):
+        stepwise = once(stepwise)
+    np.testing.assert_array_equal(often(given), stepwise)
+    # Another attribute means other weights.
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["a"]), helper.make_node("Gemm", ["a", "w"], ["y"], transB=1)]
+    both = built(graph_bytes(nodes, [x], [value("y", given)], {"w": weights}, 17))
+    np.testing.assert_allclose(both(given), given @ weights @ weights.T, rtol=1e-5, atol=1e-5)

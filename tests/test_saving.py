@@ -466,6 +466,21 @@ def test_a_keras_architecture_is_checked_as_a_file_of_keras_is(tmp_path: Path) -
         le.load(edited(path, set_in("version", value="three")))
 
 
+def test_an_array_that_is_named_again_and_again_counts_each_time(saved: Path) -> None:
+    """A layer prepares its weights whether or not another one has them too."""
+
+    def repeated(tree: Any) -> None:
+        dense = tree["layers"][3]
+        for number in range(50):
+            again = {**dense, "name": f"again {number}", "calls": dense["calls"]}
+            tree["layers"].append(again)
+
+    path = edited(saved, repeated)
+    with pytest.raises(le.UnsafeFileError, match=r"named again and again; .*Limits\(tensor_bytes=\.\.\.\)"):
+        le.load(path, limits=le.Limits(tensor_bytes=1, tensor_growth=2))
+    assert len(le.load(path).layers) >= 1
+
+
 @pytest.mark.parametrize("as_attribute", [False, True])
 def test_no_size_of_zero_hides_the_others_of_an_onnx_array(as_attribute: bool, tmp_path: Path) -> None:
     pytest.importorskip("onnx")

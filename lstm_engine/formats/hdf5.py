@@ -26,7 +26,7 @@ from . import hdf5_messages as messages
 from .hdf5_messages import Attribute, Bytes, Layout, Link
 from .hdf5_structures import Structures
 from .json_text import check_json_bytes
-from .limits import WAY_OUT, current_limits
+from .limits import WAY_OUT, current_limits, tensor_room
 
 __all__ = ["HDF5File", "HDF5Group"]
 
@@ -45,6 +45,8 @@ class HDF5File:
         All bytes of the file.
     subject
         What the file is, for messages.
+    file_bytes
+        Size of the archive that it was unpacked from, which bounds what it may ask for; None for a file of its own.
 
     Raises
     ------
@@ -54,13 +56,13 @@ class HDF5File:
         If it is of a kind of HDF5 file that Keras does not write.
     """
 
-    def __init__(self, data: bytes | memoryview, subject: str) -> None:
+    def __init__(self, data: bytes | memoryview, subject: str, file_bytes: int | None = None) -> None:
         self.subject = subject
-        self.size = len(data)
+        self.size = len(data) if file_bytes is None else file_bytes
         with _about(subject):
-            self.structures = Structures(data)
+            self.structures = Structures(data, self.size)
         self._limits = current_limits()
-        self._left_bytes = self._limits.of_tensors(self.size)
+        self._left_bytes = tensor_room(self.size)
         self._left_tensors = self._limits.tensors
         #: Arrays that were read, by the address of their dataset: many names may lead to one.
         self.arrays: dict[int, NDArray[Any]] = {}

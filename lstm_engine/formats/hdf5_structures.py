@@ -38,7 +38,7 @@ from .hdf5_messages import (
     attribute,
     link,
 )
-from .limits import current_limits
+from .limits import WAY_OUT, current_limits
 
 __all__ = ["Chunk", "Structures"]
 
@@ -68,6 +68,8 @@ class Structures:
     ----------
     data
         All bytes of the file.
+    file_bytes
+        Size of the file that this one was unpacked from, or its own.
 
     Raises
     ------
@@ -77,10 +79,11 @@ class Structures:
         If it has a superblock that is not read.
     """
 
-    def __init__(self, data: bytes | memoryview) -> None:
+    def __init__(self, data: bytes | memoryview, file_bytes: int) -> None:
         self._data = Bytes(data)
         limits = current_limits()
-        self._entries_left = min(len(data) // _SMALLEST_ENTRY, limits.hdf5_entries)
+        most = min(limits.hdf5_entries, limits.hdf5_entries // 16 + file_bytes // 4)
+        self._most_entries = self._entries_left = min(len(data) // _SMALLEST_ENTRY, most)
         self._name_length = limits.name_length
         self._messages: dict[int, list[Message]] = {}
         self._links: dict[int, dict[str, Link] | None] = {}
@@ -146,8 +149,8 @@ class Structures:
         self._entries_left -= 1
         if self._entries_left < 0:
             raise UnsafeFileError(
-                f"expected no more HDF5 entries than a file of {len(self._data):,} bytes has room for; "
-                f"the {what} overlaps others or runs in a circle"
+                f"expected at most {self._most_entries:,} HDF5 entries, found more; the {what} overlaps others or runs "
+                "in a circle, or " + WAY_OUT.format("hdf5_entries")
             )
 
     # --- Object headers -------------------------------------------------------------------------------

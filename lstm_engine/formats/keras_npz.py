@@ -51,7 +51,7 @@ class ArrayTree:
         return self._arrays[self._place(path)]
 
 
-def read_npz(data: bytes | memoryview, subject: str) -> ArrayTree:
+def read_npz(data: bytes | memoryview, subject: str, file_bytes: int) -> ArrayTree:
     """Read all arrays of ``model.weights.npz``.
 
     Parameters
@@ -60,6 +60,8 @@ def read_npz(data: bytes | memoryview, subject: str) -> ArrayTree:
         All bytes of the file.
     subject
         The file, for messages.
+    file_bytes
+        Size of the file that this one is packed in, which bounds what its arrays may take.
 
     Returns
     -------
@@ -76,7 +78,7 @@ def read_npz(data: bytes | memoryview, subject: str) -> ArrayTree:
     archive = ZipArchive(bytes(data), subject)
     archive.check()
     limits = current_limits()
-    if sum(map(archive.size, archive.names)) > (most := limits.of_tensors(len(data))):
+    if sum(map(archive.size, archive.names)) > (most := limits.of_tensors(file_bytes)):
         raise UnsafeFileError(
             f"{subject}: expected members that unpack to at most {most:,} bytes together, found more; "
             + WAY_OUT.format("tensor_growth")
@@ -84,7 +86,7 @@ def read_npz(data: bytes | memoryview, subject: str) -> ArrayTree:
     arrays: dict[str, NDArray[Any]] = {}
     #: What each group holds, by its path; the names alone, in the file's order.
     groups: dict[str, dict[str, None]] = {"": {}}
-    builder = TensorBuilder(subject, _no_storage, len(data))
+    builder = TensorBuilder(subject, _no_storage, file_bytes)
     for name in archive.names:
         path = name.removesuffix(".npy")
         for number, array in _weights(bytes(archive.content(name)), f"{subject}: {name}", builder).items():

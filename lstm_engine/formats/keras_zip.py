@@ -14,10 +14,10 @@ from lstm_engine.description import ModelDescription
 from lstm_engine.errors import FormatError, UnsupportedModelError
 
 from .detect import zip_kind
-from .hdf5 import HDF5File
+from .hdf5 import HDF5File, HDF5Group
 from .json_text import check_json_bytes, parse_json
 from .keras_layers import KerasLayer, Problems
-from .keras_npz import read_npz
+from .keras_npz import ArrayTree, read_npz
 from .keras_source import KerasSource, checked_version
 from .keras_weights import read_archive_weights
 from .zip_archive import ZipArchive
@@ -54,7 +54,12 @@ def read_keras_archive(data: bytes, subject: str) -> ModelDescription:
 
     def read_weights(layers: list[KerasLayer], problems: Problems) -> None:
         of_hdf5 = member == _WEIGHTS
-        root = HDF5File(content, problems.subject).root if of_hdf5 else read_npz(content, problems.subject)
+        # What the archive unpacked for a few bytes of its own counts for no more than they do.
+        root: HDF5Group | ArrayTree
+        if of_hdf5:
+            root = HDF5File(content, problems.subject, len(data)).root
+        else:
+            root = read_npz(content, problems.subject, len(data))
         read_archive_weights(root, layers, source.version, problems)
         if "optimizer" in root:
             ignored.append(f"the weights of the optimizer ({member}: optimizer)")

@@ -16,9 +16,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import Final
 
-from lstm_engine.errors import UnsupportedModelError
+from lstm_engine.errors import FormatError, UnsupportedModelError
 
-__all__ = ["MAX_RANK", "WAY_OUT", "Limits", "current_limits", "nonfinite_allowed", "reading"]
+__all__ = [
+    "MAX_RANK",
+    "WAY_OUT",
+    "Limits",
+    "current_limits",
+    "nonfinite_allowed",
+    "reading",
+    "spend_packed",
+    "tensor_room",
+]
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -44,6 +53,7 @@ class Limits:
     tensor_bytes
         Bytes that all tensors of a file may take in memory together, whatever its size: room for the broadcast
         tensors and all-zero chunks of small files. A shape bomb (a few bytes that ask for terabytes) is far above.
+        What is packed of them for the kernels may take as much again.
     tensor_growth
         Bytes that the tensors may take in addition for each byte of the file. A tensor can be larger than the bytes
         that hold it: half precision is read as float32 (twice), a broadcast dimension repeats one element, a
@@ -67,7 +77,8 @@ class Limits:
         safetensors package itself allows 100 MB, which would parse to about 1 GB.)
     hdf5_entries
         Entries (messages, links, tree nodes, heap objects) of an HDF5 file. A Keras layer takes about 150 of them,
-        an optimizer's moments the same again; read, an entry takes about 200 bytes.
+        an optimizer's moments the same again; read, an entry takes about 200 bytes. Of a small archive that unpacks
+        to a large file: a sixteenth of that, and one for each four bytes of the archive.
     pickle_bytes
         Bytes of a whole pickle (PyTorch). A tensor takes about 150 of them (its numbers lie outside), so this is room
         for the plain values, such as a vocabulary or a loss curve, that a checkpoint carries along.
@@ -138,10 +149,17 @@ class Limits:
         return self.tensor_bytes + self.tensor_growth * file_bytes
 
 
-@dataclass(frozen=True, slots=True)
+#: Columns to which the widest of our instruction sets fills up a packed matrix.
+_PACKED_COLUMNS: Final = 16
+
+
+@dataclass(slots=True)
 class _Reading:
     limits: Limits = Limits()
     allow_nonfinite: bool = False
+    #: Bytes that packed weights may take, and do take; without bounds as long as no file has been opened.
+    packed_room: int | None = None
+    packed_bytes: int = 0
 
 
 # A variable of the context, not of the module: threads and tasks that load at the same time do not see each other's.
@@ -177,3 +195,34 @@ def current_limits() -> Limits:
 def nonfinite_allowed() -> bool:
     """Return whether the weights that are being read may be NaN or infinite."""
     return _READING.get().allow_nonfinite
+
+
+def tensor_room(file_bytes: int) -> int:
+    """Return how many bytes the tensors of the file that is being read may take; its packed weights may as well."""
+    current = _READING.get()
+    room = current.limits.of_tensors(file_bytes)
+    if current is not _USUAL:
+        current.packed_room = max(current.packed_room or 0, room)
+    return room
+
+
+def spend_packed(rows: int, columns: int, itemsize: int = 4) -> None:
+    """Take a matrix that is about to be packed into account.
+
+    Columns are filled up to whole vectors, so that a matrix of one column takes sixteen times its size; and one tensor
+    may be packed for many layers. Neither may make much out of a small file.
+
+    Raises
+    ------
+    FormatError
+        If the packed weights of the file that is being read take more than its tensors may.
+    """
+    current = _READING.get()
+    if current.packed_room is None:
+        return
+    current.packed_bytes += rows * -(-columns // _PACKED_COLUMNS) * _PACKED_COLUMNS * itemsize
+    if current.packed_bytes > current.packed_room:
+        raise FormatError(
+            f"expected weights that take at most {current.packed_room:,} bytes together once they are packed for the "
+            "kernels, found more; " + WAY_OUT.format("tensor_bytes")
+        )

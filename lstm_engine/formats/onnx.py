@@ -19,7 +19,7 @@ from lstm_engine.errors import FormatError, LstmEngineError, UnsafeFileError, Un
 from lstm_engine.onnx.graph import Attribute, OnnxGraph, OnnxNode, OnnxValue
 
 from .content import read_head, read_whole
-from .limits import MAX_RANK, WAY_OUT, current_limits, nonfinite_allowed
+from .limits import MAX_RANK, WAY_OUT, current_limits, nonfinite_allowed, tensor_room
 from .onnx_wire import check_wire
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class _Reader:
         self.model, self.source, self.file_bytes = model, source, file_bytes
         self.problems = _Problems()
         self.limits = current_limits()
-        self.room = self.limits.of_tensors(file_bytes)
+        self.room = tensor_room(file_bytes)
 
     def read(self) -> OnnxGraph:
         graph = self.model.graph

@@ -38,9 +38,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lstm_engine.description import LayerDescription, ModelDescription
-from lstm_engine.errors import FormatError, UnsupportedModelError
+from lstm_engine.errors import FormatError, UnsafeFileError, UnsupportedModelError
 
 from .json_text import parse_json
+from .limits import WAY_OUT, tensor_room
 from .mapped_tensors import map_tensors, read_metadata, write_tensors
 from .plain_data import decode, encode
 
@@ -148,9 +149,11 @@ def read_own(path: str | os.PathLike[str]) -> OwnFile:
             f"{subject}: it needs {', '.join(unknown)!s:.500}, which is not known here: {newer}"
         )
 
+    counted = _Counted(tensors, subject)
+
     def parsed(key: str, dataclass_: type) -> Any:
         place = f"{subject}: {key}"
-        return decode(dataclass_, parse_json(metadata.get(key, ""), place), tensors, place)
+        return decode(dataclass_, parse_json(metadata.get(key, ""), place), counted, place)
 
     module, name = KINDS[kind]
     architecture = parsed("architecture", getattr(importlib.import_module(module), name))
@@ -167,6 +170,25 @@ def read_own(path: str | os.PathLike[str]) -> OwnFile:
         writer=writer,
         tensors=tensors,
     )
+
+
+class _Counted(dict[str, NDArray[Any]]):
+    """Tensors by name, each counted as often as it is asked for: every layer that has it as a weight prepares it."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]], subject: str) -> None:
+        super().__init__(tensors)
+        self._subject, self._most = subject, tensor_room(sum(array.nbytes for array in tensors.values()))
+        self._left = self._most
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        array = super().__getitem__(name)
+        self._left -= array.nbytes
+        if self._left < 0:
+            raise UnsafeFileError(
+                f"{self._subject}: expected weights of at most {self._most:,} bytes together, found more, some of them "
+                "named again and again; " + WAY_OUT.format("tensor_bytes")
+            )
+        return array
 
 
 def _located(model: ModelDescription, names: Mapping[int, str]) -> ModelDescription:

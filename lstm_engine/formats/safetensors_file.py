@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lstm_engine.errors import FormatError
 
 from .json_text import parse_json
-from .limits import MAX_RANK, WAY_OUT, current_limits
+from .limits import MAX_RANK, WAY_OUT, current_limits, tensor_room
 from .torch_tensors import flat_array
 
 __all__ = ["read_safetensors_bytes"]
@@ -68,6 +68,7 @@ def read_safetensors_bytes(data: bytes, subject: str) -> tuple[dict[str, NDArray
         raise FormatError(
             f"{subject}: expected a header of {header_bytes:,} bytes, found {len(data) - 8:,}; the file is truncated"
         )
+    tensor_room(len(data))
     import safetensors
 
     try:

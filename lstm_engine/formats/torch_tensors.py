@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lstm_engine.errors import FormatError
 
-from .limits import WAY_OUT, current_limits
+from .limits import WAY_OUT, current_limits, tensor_room
 from .torch_descriptions import (
     DTYPES,
     NumpyArray,
@@ -81,7 +81,7 @@ class TensorBuilder:
         self._subject = subject
         self._storage_bytes = storage_bytes
         self._limits = current_limits()
-        self._allowance = self._limits.of_tensors(file_bytes)
+        self._allowance = tensor_room(file_bytes)
         self._file_bytes = file_bytes
         self._storages: dict[tuple[str, str], NDArray[Any]] = {}
         # By identity, with the description kept alive beside its result so that no identity is used twice.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from lstm_engine.activations import Activation
+from lstm_engine.formats.limits import spend_packed
 from lstm_engine.options import Backend, ComputeType, check_options, dtype_of
 
 from .base import Array
@@ -102,6 +103,7 @@ class Numerics:
 
     def linear(self, kernel: Array, bias: Array | None = None, activation: Activation | None = None) -> LinearMap:
         """Return ``activation(x @ kernel + bias)``, packed; kernel (in_features, out_features)."""
+        spend_packed(kernel.shape[0] + 1, kernel.shape[1], self.dtype.itemsize)
         if self.double:
             return _Float64Linear(kernel, bias, activation)
         from lstm_engine._core import Linear

@@ -223,15 +223,23 @@ class Program:
             touched -= set(self.constants)
             release.append(tuple(self._place(name) for name in sorted(touched)))
             alive |= touched
+        prepared: dict[Any, Compute] = {}
         for site, released in zip(sites, reversed(release), strict=True):
             node, known = site.node, OPERATORS[site.node.operator]
             constants = [self.constants.get(name) for name in node.inputs]
             compute, memory = known.compute, 0
             if known.bind is not None:
-                with self._naming(site, FormatError):
-                    bound = known.bind(site, constants)
-                if bound is not None:
-                    compute, memory = bound
+                # The steps of a loop that an exporter wrote out have the same weights: they are packed once.
+                names = tuple(name if name in self.constants else bool(name) for name in node.inputs)
+                key = (node.operator, names, tuple(site.attributes.items()), site.wanted)
+                if key in prepared:
+                    compute = prepared[key]
+                else:
+                    with self._naming(site, FormatError):
+                        bound = known.bind(site, constants)
+                    if bound is not None:
+                        compute, memory = bound
+                        prepared[key] = compute
             weights = {name: self.graph.initializers.get(name) for name in node.inputs}
             steps.append(
                 Step(

@@ -66,6 +66,13 @@ def raw_chunk(group: h5py.Group, raw: bytes) -> None:
     dataset.id.write_direct_chunk((0, 0), raw)
 
 
+def unpacked_twice(file: h5py.File) -> None:
+    """Make a kernel out of chunks that nobody wrote much for, in a file that the archive makes large out of nothing."""
+    del file[PATH]["0"]
+    file[PATH].create_dataset("0", data=np.zeros((1, 1 << 24), "f4"), chunks=(1, 1 << 22), compression="gzip")
+    file["quiet"] = np.zeros(1 << 20, "f4")
+
+
 def linked(number: int, text: bytes) -> bytes:
     """Return weights with a link message whose type is overwritten."""
     data = replaced(lambda group: group.__setitem__("0", h5py.SoftLink(text.decode())), libver="latest")
@@ -120,6 +127,7 @@ def hdf5_attacks() -> dict[str, bytes]:
             lambda g: g.create_dataset("0", (1 << 40, 4), "f4", chunks=(1 << 16, 4), compression="gzip")
         ),
         "shape_bomb_contiguous": replaced(lambda g: g.create_dataset("0", (1 << 40, 4), "f4")),
+        "shape_bomb_packed_twice": hdf5(unpacked_twice),
         "shape_bomb_behind_a_zero": replaced(lambda g: g.create_dataset("0", (0, 1 << 60), "f4")),
         "shape_overflows_behind_a_zero": replaced(lambda g: g.create_dataset("0", (0, *(1 << 24,) * 3), "f4")),
         "shape_of_an_unwritten_one": replaced(lambda g: g.create_dataset("0", (1, 4), "f4")),

@@ -278,6 +278,7 @@ def keras_corpus() -> dict[str, bytes]:
         "n_hdf5_heap_of_no_size.h5": patched(texts, (collection + 8, bytes(8))),
         "n_hdf5_heap_of_exabytes.h5": patched(texts, (collection + 8, struct.pack("<Q", 1 << 60))),
         "y_keras_legacy_text.h5": texts,
+        "n_keras_packed_bomb.keras": packed_bomb(6_000_000),
         "n_keras_cve_2025_9905_lambda.h5": keras_h5(legacy_model(lambda_2)),
         "n_keras_cve_2025_9905_custom.h5": keras_h5(legacy_model({"class_name": "Evil", "config": {"name": "x"}})),
         "n_keras_zip_bomb.keras": zipped({**members, "assets/bomb": bytes(1 << 27)}, zipfile.ZIP_LZMA),
@@ -349,6 +350,18 @@ def nested_lists(depth: int) -> list[Any]:
     for _ in range(depth):
         result = [result]
     return result
+
+
+def packed_bomb(features: int) -> bytes:
+    """Return a dense layer of one unit, whose weights fill a sixteenth of the columns that they are packed in."""
+    entry = {**INPUT, "config": {**INPUT["config"], "batch_shape": [None, features]}}
+    dense = layer("Dense", "dense", units=1, activation="linear", use_bias=False)
+    dense["build_config"] = {"input_shape": [None, features]}
+    config = {**model(), "config": {"name": "sequential", "layers": [entry, dense]}}
+    settings = {"chunks": (1 << 20, 1), "compression": "gzip"}
+    return keras(config, hdf5(lambda file: (file.__delitem__("layers"), file.create_dataset(
+        "layers/dense/vars/0", data=np.zeros((features, 1), "f4"), **settings
+    ))))  # fmt: skip
 
 
 def quiet_place(data: bytes) -> int:

@@ -369,6 +369,18 @@ def doubling() -> ModelProto:
     return model([*nodes, node("Add", ["x", "v60"])], [constant("v0", np.ones(16), np.float32)])
 
 
+@attack(FormatError, "once they are packed for the kernels")
+def packed_again_and_again() -> ModelProto:
+    """One array, made of nothing, as the weights of many nodes that are none of them the same."""
+    nodes = [node("ConstantOfShape", ["s"], ["w"])]
+    for n in range(120):
+        nodes.append(node("LSTM", [f"v{n}", "w", "w"], ["", f"h{n}"], hidden_size=128, clip=1.0 + n))
+        nodes.append(node("Squeeze", [f"h{n}", "axes"], [f"s{n}"]))
+        nodes.append(node("Unsqueeze", [f"s{n}", "axes"], [f"v{n + 1}"]))
+    nodes += [node("Unsqueeze", ["x", "axes"], ["v0"]), node("Squeeze", ["v120", "axes"])]
+    return model(nodes, [constant("s", [1, 512, 128]), constant("axes", [0])])
+
+
 @attack(FormatError, "(Split)")
 def split_bomb() -> ModelProto:
     arrays = [constant("a", np.ones(4), np.float32), constant("s", [HUGE, 4 - HUGE])]

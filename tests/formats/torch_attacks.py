@@ -200,6 +200,9 @@ def torch_corpus() -> dict[str, bytes]:
         "n_torch_name_in_front_of_many.pt": torch_file(
             made.EMPTY_DICT + made.text("n" * 5000) + made.mapping(**WEIGHTS) + made.SETITEM
         ),
+        "n_torch_packed_bomb.pt": with_weight(
+            weight_ih_l0=made.tensor((4, 1 << 21), (0, 0), block=made.storage("2"))
+        ),
         "n_torch_bare_pickle.pt": made.pickled(called("os", "system", LINE)),
         "n_torch_no_mapping.pt": torch_file(made.tensor(block=made.storage("2"))),
         "n_torch_legacy_reduce.pt": legacy(made.mapping(**WEIGHTS, more=called("os", "system", LINE))),
