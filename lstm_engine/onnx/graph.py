@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from numpy.typing import NDArray
 
-__all__ = ["Attribute", "OnnxGraph", "OnnxNode", "OnnxValue"]
+__all__ = ["ELEMENT_TYPES", "Attribute", "OnnxGraph", "OnnxNode", "OnnxValue"]
 
 #: Value of an attribute: a number, a text, a tuple of either, or an array.
 Attribute = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | NDArray[Any]
+
+#: Types that a value may have, by NumPy's names.
+ELEMENT_TYPES: Final = frozenset(
+    {
+        *("bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64"),
+        *("uint8", "uint16", "uint32", "uint64"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +31,7 @@ class OnnxValue:
     name
         Its name.
     dtype
-        NumPy's name of its type, such as ``"float32"``.
+        NumPy's name of its type, such as ``"float32"``: one of :data:`ELEMENT_TYPES`.
     axes
         For each axis its size, the name of an open size, or None for an open size without a name.
     """

@@ -22,7 +22,7 @@ from lstm_engine.layers.numerics import Numerics
 
 # The modules put their operators into the table.
 from . import operators, quantized, recurrent, reducing, shaping  # noqa: F401
-from .graph import OnnxGraph, OnnxNode
+from .graph import ELEMENT_TYPES, OnnxGraph, OnnxNode
 from .table import OPERATORS, Array, Call, Compute, Site
 
 __all__ = ["Program", "Step"]
@@ -158,12 +158,16 @@ class Program:
         raise_together(FormatError, self.graph.source, problems)
 
     def _check_order(self) -> None:
-        """Raise FormatError unless every value is made once, and before it is used.
+        """Raise FormatError unless every value is made once, before it is used, and those at the ends have known types.
 
         The reader of ONNX files sees to it; a graph may come from another file too.
         """
         made = {*(value.name for value in self.graph.inputs), *self.graph.initializers}
-        problems = []
+        problems = [
+            f"{value.name!r}: expected an element type of {', '.join(sorted(ELEMENT_TYPES))}, found {value.dtype!r:.40}"
+            for value in (*self.graph.inputs, *self.graph.outputs)
+            if value.dtype not in ELEMENT_TYPES
+        ]
         for node in self.graph.nodes:
             problems += [
                 f"{node.describe()}: expected inputs that are made before it, found none for {name!r}"

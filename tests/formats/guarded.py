@@ -1,7 +1,9 @@
 """Load files from strangers in a process of its own, with a limit on its address space and on the time of each load.
 
-    python guarded.py corpus FILE...              load each file
-    python guarded.py damage SEED STEP FILE...    load each file cut off and overwritten, at every STEPth place
+    python guarded.py corpus FILE...
+        load each file
+    python guarded.py damage SEED CUTS FLIPS FILE...
+        load each file cut off at every CUTSth multiple of 64 bytes, and with every FLIPSth byte of its first 4 KB changed
 
 Prints one JSON object for each load (corpus) or file (damage). A load that takes longer than five seconds ends the
 process by a signal; one that wants more memory than allowed, or does what a file of data must not have done, is
@@ -15,15 +17,18 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import lstm_engine as le
+from lstm_engine.formats.detect import detect
 
 with contextlib.suppress(ImportError):
     import onnx  # noqa: F401 - it takes more address space than any file may
@@ -43,8 +48,10 @@ FORBIDDEN = (
 #: Modules that files of the corpus name, and that nothing here would import by itself.
 NAMED = {"evil", "nt", "runpy", "webbrowser", "pip", "torch", "keras", "keras_evil", "tensorflow"}
 
-#: The file that is being loaded, if any.
+#: The file that is being loaded, if any, and those beside it that it may name.
 _loading: list[str] = []
+
+Loader = Callable[[str], Any]
 
 
 class ForbiddenError(BaseException):
@@ -59,22 +66,45 @@ def audit(event: str, arguments: tuple[Any, ...]) -> None:
         raise ForbiddenError(f"open {arguments[0]}")
     if event == "import" and arguments[0].partition(".")[0] in NAMED:
         raise ForbiddenError(f"import {arguments[0]}")
-    if event.startswith(FORBIDDEN):
+    if event.startswith(FORBIDDEN) and not (event.startswith("mmap.") and _loading[0].endswith(".safetensors")):
         raise ForbiddenError(f"{event} {arguments}"[:200])
 
 
 def load(path: str) -> Any:
-    """Load a file with the loader that is meant for it."""
+    """Load a hostile file with the loader that is meant for it."""
     if path.endswith((".pt", ".safetensors")):
         return le.LSTM.from_torch(path)
     return le.load(path)
 
 
-def outcome(path: str, *, use: bool) -> dict[str, Any]:
+def verified(path: str) -> Any:
+    return le.load(path, verify=True)
+
+
+def loader_of(path: str) -> Loader:
+    """Return what a sound file is loaded with; so are its damaged kin, whatever they look like."""
+    kind = detect(path).kind
+    if kind == "lstm-engine":
+        return verified
+    if kind not in ("keras", "keras-h5", "onnx"):
+        return le.LSTM.from_torch
+    beside = Path(path).with_name(Path(path).name.partition(".")[0] + ".json")
+    if kind != "keras-h5" or not beside.exists():
+        return le.load
+    try:
+        le.load(path)
+    except le.UnsupportedModelError as error:
+        if "weights alone" in str(error):
+            config = json.loads(beside.read_text(encoding="utf-8"))
+            return lambda name: le.load(name, config=config)
+    return le.load
+
+
+def outcome(path: str, *, use: bool, load: Loader = load, beside: Sequence[str] = ()) -> dict[str, Any]:
     """Return how loading a file ends: the error's class and message, or what the model computes."""
     # Of the processor's time: a busy machine is no reason to fail. By its own signal, which ends the process at once.
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    _loading.append(path)
+    _loading.extend((path, *beside))
     try:
         model = load(path)
     except BaseException as error:
@@ -113,20 +143,22 @@ def corpus(files: list[str]) -> None:
         print(json.dumps(outcome(path, use=Path(path).name.startswith("y_"))), flush=True)
 
 
-def damaged(data: bytes, seed: int, step: int) -> Any:
+def damaged(data: bytes, seed: int, cuts: int, flips: int) -> Any:
     """Iterate over (what was done, damaged bytes): cut off at every 64th byte, overwritten in the first 4 KB."""
     chance = random.Random(seed)
-    for end in range(chance.randrange(step) * 64, len(data), 64 * step):
+    for end in range(chance.randrange(cuts) * 64, len(data), 64 * cuts):
         yield f"cut at {end}", data[:end]
-    for place in range(chance.randrange(step), min(4096, len(data)), step):
+    for place in range(chance.randrange(flips), min(4096, len(data)), flips):
         new = data[place] ^ chance.choice((1 << chance.randrange(8), 0xFF))
         yield f"byte {place} set to {new}", data[:place] + bytes([new]) + data[place + 1 :]
 
 
-def damage(seed: int, step: int, files: list[str]) -> None:
+def damage(seed: int, cuts: int, flips: int, files: list[str]) -> None:
     # Everything that is imported late is imported now, so that it does not count as the damaged file's memory.
+    loaders = {path: loader_of(path) for path in files}
+    shards = {path: [str(one) for one in Path(path).parent.iterdir()] for path in files if path.endswith(".index.json")}
     for path in files:
-        outcome(path, use=False)
+        outcome(path, use=False, load=loaders[path], beside=shards.get(path, ()))
     before = taken_bytes()
     for path in files:
         data = Path(path).read_bytes()
@@ -135,10 +167,11 @@ def damage(seed: int, step: int, files: list[str]) -> None:
         bad = []
         with tempfile.TemporaryDirectory() as directory:
             target = Path(directory, "damaged" + Path(path).suffix)
-            for done, changed in damaged(data, seed, step):
+            beside = [shutil.copy(shard, directory) for shard in shards.get(path, ()) if shard != path]
+            for done, changed in damaged(data, seed, cuts, flips):
                 print(f"# {path}: {done}", file=sys.stderr, flush=True)
                 target.write_bytes(changed)
-                found = outcome(str(target), use=False)
+                found = outcome(str(target), use=False, load=loaders[path], beside=beside)
                 ends[found["error"] or "loaded"] = ends.get(found["error"] or "loaded", 0) + 1
                 if not found["ours"]:
                     bad.append(f"{done}: {found['error']}: {found['message']}")
@@ -151,7 +184,7 @@ def main(arguments: list[str]) -> None:
     if arguments[0] == "corpus":
         corpus(arguments[1:])
     else:
-        damage(int(arguments[1]), int(arguments[2]), arguments[3:])
+        damage(*map(int, arguments[1:4]), arguments[4:])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 It is then refused by one of our errors, or still makes a model; never anything else, never in more than five seconds,
 and never with more memory than four times the file and 64 MB. ``make test`` tries some of these places in the smaller
-files; the tests marked slow try all of them, and every sixteenth in the files that are recorded in archives.
+files. The tests marked slow cut every file, those that are recorded in archives and some of our own format too, at every
+64th byte; of the first 4 KB they change each byte, in the many files of the archives each sixteenth.
 """
 
 from __future__ import annotations
@@ -14,27 +15,31 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from recorded import load_arrays, manifest
+
+import lstm_engine as le
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits of a process are those of Linux")
 
 HERE = Path(__file__).parent
-SUFFIXES = {".keras", ".h5", ".pt", ".safetensors", ".onnx"}
+ENDINGS = (".keras", ".h5", ".pt", ".bin", ".safetensors", ".onnx", ".index.json")
 
 #: Recorded files as they are, and archives of many of them.
 FILES = sorted(
     path
     for folder in (HERE.parent / "fixtures", HERE / "data" / "torch")
     for path in folder.rglob("*")
-    if path.suffix in SUFFIXES
+    if path.name.endswith(ENDINGS)
 ) + sorted(HERE.glob("y_*"))
 ARCHIVES = sorted((HERE / "data").rglob("*.tar.xz"))
 
 
-def check(files: list[Path], seed: int, step: int) -> None:
-    """Damage files at every ``step``-th place in a guarded process."""
+def check(files: list[Path], seed: int, cuts: int, flips: int) -> None:
+    """Damage files in a guarded process: at each ``cuts``-th place to cut at, and each ``flips``-th byte to change."""
     done = subprocess.run(
-        [sys.executable, "guarded.py", "damage", str(seed), str(step), *map(str, files)],
+        [sys.executable, "guarded.py", "damage", *map(str, (seed, cuts, flips)), *map(str, files)],
         cwd=HERE,
         env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
         capture_output=True,
@@ -51,13 +56,13 @@ def check(files: list[Path], seed: int, step: int) -> None:
 
 
 def test_damaged_files_at_some_places() -> None:
-    check([path for path in FILES if path.stat().st_size < 20_000], seed=3, step=127)
+    check([path for path in FILES if path.stat().st_size < 20_000], seed=3, cuts=127, flips=127)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_damaged_files_at_every_place(path: Path) -> None:
-    check([path], seed=0, step=1)
+    check([path], seed=0, cuts=1, flips=1)
 
 
 @pytest.mark.slow
@@ -65,5 +70,24 @@ def test_damaged_files_at_every_place(path: Path) -> None:
 def test_damaged_files_of_an_archive(path: Path, tmp_path: Path) -> None:
     with tarfile.open(path) as archive:
         archive.extractall(tmp_path, filter="data")
-    # The files are many and much alike: every place of each would take hours.
-    check(sorted(one for one in tmp_path.rglob("*") if one.suffix in SUFFIXES), seed=1, step=16)
+    # The files are many and their beginnings are much alike: every byte of each would take hours.
+    files = sorted(one for one in tmp_path.rglob("*") if one.name.endswith(ENDINGS))
+    assert files
+    check(files, seed=1, cuts=1, flips=16)
+
+
+@pytest.mark.slow
+def test_damaged_files_of_our_own_format(tmp_path: Path) -> None:
+    fixtures = HERE.parent / "fixtures"
+    files = []
+    for place, entry in enumerate(manifest(fixtures / "keras")["models"][::3]):
+        arrays = load_arrays(fixtures / "keras", entry["name"])
+        inputs = tuple(arrays[key] for key in sorted(arrays) if key.startswith("input_"))
+        files.append(tmp_path / f"{place}.safetensors")
+        le.load(fixtures / "keras" / entry["file"]).save(files[-1], golden=inputs if len(inputs) > 1 else inputs[0])
+    files.append(tmp_path / "onnx.safetensors")
+    x = np.ones((1, 2, 1), np.float32)
+    le.load(HERE / "y_onnx_plain.onnx").save(files[-1], golden=x)
+    files.append(tmp_path / "lstm.safetensors")
+    le.LSTM.from_torch(HERE / "y_torch_plain.pt").save(files[-1], golden=x)
+    check(files, seed=2, cuts=1, flips=1)
