@@ -278,5 +278,5 @@ def test_a_graph_from_elsewhere_is_checked_too(exported: dict[str, Path]) -> Non
         with pytest.raises(le.FormatError, match=said):
             build_onnx_model(dataclasses.replace(graph, nodes=nodes))
     odd = dataclasses.replace(graph.inputs[0], dtype="float30")
-    with pytest.raises(le.FormatError, match="expected an element type of .*, found 'float30'"):
+    with pytest.raises(le.FormatError, match=r"expected an element type of .*, found 'float30'"):
         build_onnx_model(dataclasses.replace(graph, inputs=(odd, *graph.inputs[1:])))

@@ -3,7 +3,7 @@
     python guarded.py corpus FILE...
         load each file
     python guarded.py damage SEED CUTS FLIPS FILE...
-        load each file cut off at every CUTSth multiple of 64 bytes, and with every FLIPSth byte of its first 4 KB changed
+        load each file cut off at each CUTSth multiple of 64 bytes, and with each FLIPSth byte of its first 4 KB changed
 
 Prints one JSON object for each load (corpus) or file (damage). A load that takes longer than five seconds ends the
 process by a signal; one that wants more memory than allowed, or does what a file of data must not have done, is

@@ -2,8 +2,8 @@
 
 It is then refused by one of our errors, or still makes a model; never anything else, never in more than five seconds,
 and never with more memory than four times the file and 64 MB. ``make test`` tries some of these places in the smaller
-files. The tests marked slow cut every file, those that are recorded in archives and some of our own format too, at every
-64th byte; of the first 4 KB they change each byte, in the many files of the archives each sixteenth.
+files. The tests marked slow cut every file, those recorded in archives and some of our own format too, at every 64th
+byte; of the first 4 KB they change each byte, in the many files of the archives each sixteenth.
 """
 
 from __future__ import annotations
