@@ -15,7 +15,7 @@ pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper
 from onnx_oracle import recurrent_model, run
-from onnx_recorded import FIXTURES, compare, unpacked
+from onnx_recorded import FIXTURES, compare, relative_error, unpacked
 
 import lstm_engine as le
 from lstm_engine.formats.onnx import read_onnx
@@ -258,6 +258,40 @@ def test_quantized_lstms_have_the_weights_that_their_integers_stand_for(
     np.testing.assert_array_equal(
         lstm.weights.cells[0][0].kernel[:, :hidden], values["W"][0, :hidden].T.astype(np.float32)
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("kind", ["QInt8", "QUInt8"])
+def test_what_onnx_runtime_quantizes_is_read_whole(
+    exported: dict[str, Path], kind: str, per_channel: bool, tmp_path: Path
+) -> None:
+    """Its dynamic quantization of what PyTorch exported: near its own results, and near those before it."""
+    runtime = pytest.importorskip("onnxruntime")
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    operators: set[str] = set()
+    for name in ("classifier", "bidirectional", "stateful", "mixed", "attention", "packed", "cell"):
+        path = exported[f"torch_old_{name}"]
+        narrow = tmp_path / f"{name}.onnx"
+        quantization.quantize_dynamic(path, narrow, weight_type=quantization.QuantType[kind], per_channel=per_channel)
+        model = le.load(narrow)
+        operators |= {step.site.node.operator for step in model._program.steps}  # type: ignore[attr-defined]
+        with np.load(path.with_suffix(".npz")) as arrays:
+            inputs = [arrays[f"0_input_{place}"] for place in range(len(model.inputs))]
+            before = [arrays[f"0_output_{place}"] for place in range(len(model.outputs))]
+        names = [spec.name for spec in model.inputs]
+        session = runtime.InferenceSession(narrow, options)
+        wanted = session.run(None, dict(zip(names, inputs, strict=True)))
+        outputs = model(*inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        for found, theirs, exact in zip(outputs, wanted, before, strict=True):
+            if found.dtype.kind == "f":
+                # An LSTM's own inputs and states are rounded to 8 bits there, and not here.
+                assert relative_error(found, theirs) < (3e-2 if name == "mixed" else 1e-2), name
+                assert relative_error(found, exact) < (3e-2 if name == "mixed" else 1e-2), name
+    assert {"com.microsoft.DynamicQuantizeLSTM", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"} <= operators
 
 
 def test_models_are_saved_in_our_own_format(exported: dict[str, Path], tmp_path: Path) -> None:

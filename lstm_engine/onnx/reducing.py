@@ -282,3 +282,23 @@ def _convolved(call: Call, x: Array, kernel: Array, filters: Sequence[Any]) -> A
 @operator("Conv", inputs=(2, 3), bind=_bind_conv, work=not_at_load, group=1, kernel_shape=tuple, **_WINDOW)
 def _conv(call: Call, x: Array, kernel: Array, bias: Array | None = None) -> Any:
     return _convolved(call, x, kernel, _filters(call.site, kernel, bias))
+
+
+@operator("ConvInteger", inputs=(2, 4), work=not_at_load, group=1, kernel_shape=tuple, **_WINDOW)
+def _conv_integer(
+    call: Call, x: Array, kernel: Array, x_zero: Array | None = None, kernel_zero: Array | None = None
+) -> Any:
+    if kernel.ndim < 3 or any(array.dtype not in (np.uint8, np.int8) for array in (x, kernel)):
+        raise ShapeError(
+            f"expected an input and filters (filters, channels, *window) of 8-bit integers, found {x.dtype} "
+            f"{x.shape} and {kernel.dtype} {kernel.shape}"
+        )
+    for zero, sizes in ((x_zero, (1,)), (kernel_zero, (1, kernel.shape[0]))):
+        if zero is not None and (zero.ndim > 1 or zero.size not in sizes):
+            raise ShapeError(f"expected a zero point for all or, of the filters, for each, found shape {zero.shape}")
+    call.allow(x.shape, np.float64)
+    # Sums of whole numbers, which float64 has exactly; padding is the zero point, so zero once that is taken off.
+    wide = x.astype(np.float64) - (0 if x_zero is None else x_zero.reshape(()))
+    columns = (-1,) + (1,) * (kernel.ndim - 1)
+    filters = kernel.astype(np.float64) - (0 if kernel_zero is None else kernel_zero.reshape(columns))
+    return _convolved(call, wide, filters, _filters(call.site, filters, None)).astype(np.int32)

@@ -497,10 +497,9 @@ def main() -> None:
     keras = importlib.import_module(arguments.package)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    if oracle is not None and oracle.wait() != 0:
-        raise SystemExit(f"the oracle's process failed with {oracle.returncode}")
 
     manifest: list[dict[str, Any]] = []
+    waiting: list[tuple[str, Builder, list[np.ndarray]]] = []  # for the oracle, which runs beside this process
     covered: Counter[str] = Counter()
     for number in range(arguments.count):
         theme = arguments.themes[number % len(arguments.themes)]
@@ -512,13 +511,18 @@ def main() -> None:
             continue
         form = arguments.formats[(number // len(arguments.themes) + number) % len(arguments.formats)]
         model.save(directory / f"{name}.{form}")
+        waiting.append((name, builder, outputs))
+        manifest.append({"name": name, "file": f"{name}.{form}", "layers": dict(builder.names)})
+        covered.update(builder.names)
+    if oracle is None:
+        return
+    if oracle.wait() != 0:
+        raise SystemExit(f"the oracle's process failed with {oracle.returncode}")
+    for name, builder, outputs in waiting:
+        oracle_file = directory / f"{name}.oracle.npz"
         with np.load(oracle_file) as oracles:
             np.savez_compressed(directory / f"{name}.npz", **recorded(builder, outputs, dict(oracles)))
         oracle_file.unlink()
-        manifest.append({"name": name, "file": f"{name}.{form}", "layers": dict(builder.names)})
-        covered.update(builder.names)
-    if arguments.oracle:
-        return
     backend = keras.backend.backend() if hasattr(keras.backend, "backend") else "tensorflow"
     record = {"package": arguments.package, "version": keras.__version__, "backend": backend, "models": manifest}
     (directory / "keras.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

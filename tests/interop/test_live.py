@@ -32,12 +32,13 @@ KERAS_LAYERS = {
     "GRU", "SimpleRNN", "RNN", "StackedRNNCells", "LSTMCell", "GRUCell", "SimpleRNNCell",
 }  # fmt: skip
 
-#: 28 themes of models, twelve times over with PyTorch under Keras, which is the quickest, twice each with TensorFlow.
+#: 28 themes of models, fifteen times over with PyTorch under Keras, which is the quickest, thrice each with TensorFlow.
 KERAS_RUNS = {
-    "keras-torch": ("torch", ["--count", "336"]),
-    "keras-tensorflow": ("tensorflow", ["--count", "56"]),
-    "tf-keras": ("tensorflow", ["--count", "56", "--package", "tf_keras"]),
+    "keras-torch": ("torch", ["--count", "420"]),
+    "keras-tensorflow": ("tensorflow", ["--count", "84"]),
+    "tf-keras": ("tensorflow", ["--count", "84", "--package", "tf_keras"]),
 }
+TORCH_MODELS = 200
 
 
 def build(program: str, directory: Path, arguments: list[str], **environment: str) -> None:
@@ -78,8 +79,17 @@ def test_keras(keras_directory: Path) -> None:
 
 
 def test_torch(tmp_path: Path) -> None:
-    build("build_torch.py", tmp_path, ["--count", "150", "--seed", str(SEED)])
+    build("build_torch.py", tmp_path, ["--count", str(TORCH_MODELS), "--seed", str(SEED)])
     assert_all_agree(tmp_path, f"torch {manifest(tmp_path)['version']}")
+
+
+def test_more_than_a_thousand_models_are_compared() -> None:
+    from test_torch_stacks import SEQUENTIALS, STACKS
+
+    keras = sum(int(arguments[1]) for _, arguments in KERAS_RUNS.values())
+    assert keras + TORCH_MODELS + STACKS + SEQUENTIALS > 1000
+    # Two of the 28 themes are Sequential models, all others Functional ones.
+    assert keras * 26 // 28 > 500
 
 
 LIVE_LAYERS = """

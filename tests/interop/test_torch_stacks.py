@@ -18,7 +18,7 @@ import lstm_engine as le
 
 pytestmark = pytest.mark.interop
 
-STACKS, SEQUENTIALS = 200, 200
+STACKS, SEQUENTIALS = 220, 220
 #: Every layer that a stack can have.
 LAYERS = {
     "Embedding", "Conv1d", "BatchNorm1d", "LayerNorm", "LSTM", "GRU", "RNN", "Dense", "Activate", "Dropout", "LastStep",
