@@ -70,9 +70,21 @@ def parse_json(text: bytes | str, subject: str) -> Any:
     return value
 
 
-def check_json_bytes(size: int, subject: str) -> None:
-    """Raise UnsafeFileError if a JSON text of ``size`` bytes is larger than the caps allow; before it is unpacked."""
+def check_json_bytes(size: int, subject: str, file_bytes: int | None = None) -> None:
+    """Raise UnsafeFileError if a JSON text of ``size`` bytes is larger than the caps allow; before it is unpacked.
+
+    Parameters
+    ----------
+    size
+        Of the text.
+    subject
+        What it is, for the message.
+    file_bytes
+        Size of the archive that it is unpacked from, if there is one.
+    """
     most = current_limits().json_bytes
+    if file_bytes is not None:
+        most = min(most, most // 8 + 16 * file_bytes)
     if size > most:
         raise UnsafeFileError(
             f"{subject}: expected at most {most:,} bytes of JSON, found {size:,}; " + WAY_OUT.format("json_bytes")

@@ -79,5 +79,5 @@ def read_keras_archive(data: bytes, subject: str) -> ModelDescription:
 
 
 def _json(archive: ZipArchive, name: str, subject: str) -> Any:
-    check_json_bytes(archive.size(name), f"{subject}: {name}")
+    check_json_bytes(archive.size(name), f"{subject}: {name}", archive.file_bytes)
     return parse_json(bytes(archive.content(name)), f"{subject}: {name}")

@@ -69,7 +69,8 @@ class Limits:
         Members of a zip archive. PyTorch writes one for each storage.
     json_bytes
         Bytes of a JSON text (a Keras configuration, an architecture in metadata). A thousand Keras layers take about
-        1 MB; the rest is room for a vocabulary. Parsed JSON takes about ten times its text.
+        1 MB; the rest is room for a vocabulary. Parsed JSON takes about ten times its text, at worst thirty times. Of
+        a small archive that unpacks to a long text: an eighth of that, and sixteen for each byte of the archive.
     json_depth
         Depth of a JSON text, at most 256. Keras nests a layer about six deep, and models in models add six each.
     header_bytes

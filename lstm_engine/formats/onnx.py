@@ -280,7 +280,8 @@ class _Reader:
             if attribute.type in (5, 10):
                 hint = (
                     ": loops and branches cannot be loaded; export the model so that its recurrent layers become LSTM, "
-                    "GRU or RNN nodes (tf2onnx does that for layers without a mask), or load the Keras or PyTorch file"
+                    "GRU or RNN nodes (tf2onnx does that for LSTM layers with sigmoid gates and no mask), or "
+                    "load the Keras or PyTorch file"
                 )
             raise UnsupportedModelError(f"attribute {attribute.name!r}: {what} is not supported{hint}")
         return take(attribute)

@@ -66,6 +66,8 @@ class ZipArchive:
         self._subject = subject
         self._members: dict[str, _Member] = {}
         self._checked = True
+        #: Size of the archive, which bounds what is made of it.
+        self.file_bytes = len(data)
         self._entries, self._end = _directory(data, subject)
         #: The members' names as they stand in the directory.
         self.names = [entry.orig_filename for entry in self._entries]

@@ -226,7 +226,7 @@ def config_attacks() -> dict[str, Any]:
             ] * 12_000},
         ),
         "graph_states_without_end": graph(SOURCE, stacked(1000, calls=1000), node(LSTM, "input")),
-        "layers_without_end": b'{"class_name": "Sequential", "config": {"layers": [' + b"1," * 2_000_000 + b"1]}}",
+        "layers_without_end": b'{"class_name": "Sequential", "config": {"layers": [' + b"1," * 1_000_000 + b"1]}}",
         "layers_missing": {**model(), "config": {"name": "s"}},
         "layers_no_objects": {**model(), "config": {"name": "s", "layers": [INPUT, 3, None]}},
         "graph_cycle": graph(SOURCE, node(LSTM, "lstm")),
@@ -256,6 +256,7 @@ def config_attacks() -> dict[str, Any]:
         "json_truncated": json.dumps(model()).encode()[:-2],
         "json_surplus": json.dumps(model()).encode() + b"{}",
         "json_empty": b"",
+        "json_bomb": b'{"a": [' + b"[]," * 1_500_000 + b"0]}",
     }  # fmt: skip
 
 

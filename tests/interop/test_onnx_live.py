@@ -41,6 +41,31 @@ def test_what_the_exporters_write_now(writer: str, tmp_path: Path) -> None:
         print(f"\n{writer}, {options}: {len(paths)} models, {len(errors)} outputs, largest error {max(errors):.1e}")
 
 
+LOOPS = """
+import sys
+import keras, numpy as np
+layers = keras.layers
+hard = layers.LSTM(3, recurrent_activation="hard_sigmoid")
+for name, layer in (("masked", layers.LSTM(3)), ("gru", layers.GRU(3)), ("hard", hard)):
+    x = layers.Input((None, 4))
+    model = keras.Model(x, layer(layers.Masking()(x) if name == "masked" else x))
+    model(np.ones((1, 5, 4), "float32"))  # or Keras does not export it
+    model.export(f"{sys.argv[1]}/{name}.onnx", format="onnx", verbose=False)
+    model.save(f"{sys.argv[1]}/{name}.keras")
+"""
+
+
+def test_loops_of_tensorflow_name_the_way_out(tmp_path: Path) -> None:
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", LOOPS, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for name in ("masked", "gru", "hard"):
+        with pytest.raises(le.UnsupportedModelError, match=r"\(Loop\): .*not supported: .* load the Keras or PyTorch"):
+            le.load(tmp_path / f"{name}.onnx")
+        assert le.load(tmp_path / f"{name}.keras")(np.ones((2, 5, 4), np.float32)).shape == (2, 3)
+
+
 def session(data: bytes) -> Any:
     import onnxruntime as ort
 
