@@ -184,9 +184,13 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
     size_t le_pool_count(const le_pool *pool)
     int64_t le_pool_id_at(const le_pool *pool, size_t place)
     double le_pool_last_used(const le_pool *pool, size_t place)
+    int le_pool_has(const le_pool *pool, int64_t id)
     void *le_pool_state(const le_pool *pool, int64_t id)
     le_status le_pool_find(le_pool *pool, size_t count, const int64_t *ids, const uint32_t **places, size_t *wrong)
-    void le_pool_step(le_pool *pool, size_t count, const int64_t *steps, const void *x, void *y)
+    le_status le_pool_step(le_pool *pool, size_t count, const int64_t *steps, const void *x, void *y,
+                           int (*interrupted)(void *context), void *context)
+    void le_pool_save(const le_pool *pool, size_t count, void *states)
+    void le_pool_load(le_pool *pool, size_t count, const void *states)
     void le_pool_touch(le_pool *pool, size_t count, double now)
 
     ctypedef struct le_window:

@@ -93,10 +93,30 @@ ACTIVATION_COUNT = <int>LE_ACTIVATION_COUNT
 # Multiply-adds from which a call looks for signals on the way: a millisecond or more.
 cdef double INTERRUPTIBLE_ABOVE = 50_000_000.0
 
+# What an activation of one element counts for among them.
+cdef double ELEMENT_OPERATIONS = 20.0
+
+
+ctypedef int (*Interruption)(void *context) noexcept nogil
+
 
 cdef int interrupted(void *context) noexcept with gil:
     """Run the handlers of the signals that have arrived; 1 if one of them raises. Only the main thread has any."""
     return PyErr_CheckSignals() != 0
+
+
+cdef size_t rows_between_signals(double row_operations):
+    """Rows of so many multiply-adds each that a layer computes between two looks for signals: 5 ms or so, in whole tiles."""
+    return (<size_t>(INTERRUPTIBLE_ABOVE / (row_operations + 1)) | 255) + 1
+
+
+cdef int serve_signals() except -1:
+    """Run the handlers of the signals that have arrived, and raise what they raise."""
+    return -1 if PyErr_CheckSignals() != 0 else 0
+
+
+cdef bint in_main_thread():
+    return threading.current_thread() is threading.main_thread()
 
 
 cdef int check(le_status status) except -1:
@@ -430,7 +450,7 @@ cdef class CoreLSTM:
         if self.threads is not None:
             run.threads = self.threads.pool
             run.split = <le_split>self.threads.split
-        if operations > INTERRUPTIBLE_ABOVE and threading.current_thread() is threading.main_thread():
+        if operations > INTERRUPTIBLE_ABOVE and in_main_thread():
             run.interrupted = &interrupted
         le_lstm_take_threads(self.lstm, run)
         try:
@@ -586,11 +606,21 @@ cdef class Linear:
             rows *= size
         cdef const float *source = <const float *>data_of(x)
         cdef float *target = <float *>cnp.PyArray_DATA(<cnp.ndarray>out)
-        if <double>rows * self.in_features * self.out_features > RELEASE_GIL_ABOVE:
+        cdef double row_operations = <double>self.in_features * self.out_features
+        cdef size_t done = 0
+        cdef size_t piece = rows_between_signals(row_operations)
+        while rows - done > piece:
             with nogil:
-                le_linear_run(self.linear, rows, source, self.in_features, target, self.out_features)
+                le_linear_run(self.linear, piece, source + done * self.in_features, self.in_features,
+                              target + done * self.out_features, self.out_features)
+            done += piece
+            serve_signals()
+        source, target = source + done * self.in_features, target + done * self.out_features
+        if row_operations * (rows - done) > RELEASE_GIL_ABOVE:
+            with nogil:
+                le_linear_run(self.linear, rows - done, source, self.in_features, target, self.out_features)
         else:
-            le_linear_run(self.linear, rows, source, self.in_features, target, self.out_features)
+            le_linear_run(self.linear, rows - done, source, self.in_features, target, self.out_features)
         return out
 
 
@@ -602,12 +632,19 @@ def activate(x, activation, out=None, *, isa=None):
     if out is None:
         out = np.empty(x.shape, np.float32)
     writeable(out, "out", cnp.NPY_FLOAT32, x.shape)
-    cdef size_t count = x.size
+    cdef size_t left = x.size
+    cdef size_t most = rows_between_signals(ELEMENT_OPERATIONS)
+    cdef size_t piece
     cdef const float *source = <const float *>data_of(x)
     cdef float *target = <float *>cnp.PyArray_DATA(<cnp.ndarray>out)
-    with nogil:
-        le_activate(kernels.table, applied, count, source, target)
-    return out
+    while True:
+        piece = min(left, most)
+        with nogil:
+            le_activate(kernels.table, applied, piece, source, target)
+        source, target, left = source + piece, target + piece, left - piece
+        if left == 0:
+            return out
+        serve_signals()
 
 
 def softmax(x, *, isa=None):
@@ -621,9 +658,16 @@ def softmax(x, *, isa=None):
     cdef size_t rows = x.size // columns if columns else 0
     cdef const float *source = <const float *>data_of(x)
     cdef float *target = <float *>cnp.PyArray_DATA(<cnp.ndarray>out)
-    with nogil:
-        le_softmax(kernels.table, rows, columns, source, target)
-    return out
+    cdef size_t most = rows_between_signals(ELEMENT_OPERATIONS * columns)
+    cdef size_t piece
+    while True:
+        piece = min(rows, most)
+        with nogil:
+            le_softmax(kernels.table, piece, columns, source, target)
+        source, target, rows = source + piece * columns, target + piece * columns, rows - piece
+        if rows == 0:
+            return out
+        serve_signals()
 
 
 def layer_norm(x, gamma, beta, float epsilon, *, isa=None):
@@ -646,9 +690,16 @@ def layer_norm(x, gamma, beta, float epsilon, *, isa=None):
     cdef const float *scale = <const float *>data_of(gamma)
     cdef const float *shift = <const float *>data_of(beta)
     cdef float *target = <float *>cnp.PyArray_DATA(<cnp.ndarray>out)
-    with nogil:
-        le_layer_norm(kernels.table, rows, columns, source, scale, shift, epsilon, target)
-    return out
+    cdef size_t most = rows_between_signals(ELEMENT_OPERATIONS * columns)
+    cdef size_t piece
+    while True:
+        piece = min(rows, most)
+        with nogil:
+            le_layer_norm(kernels.table, piece, columns, source, scale, shift, epsilon, target)
+        source, target, rows = source + piece * columns, target + piece * columns, rows - piece
+        if rows == 0:
+            return out
+        serve_signals()
 
 
 include "_stream.pxi"

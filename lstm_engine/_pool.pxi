@@ -77,6 +77,11 @@ cdef object _id_error(le_status status, object name, object value):
     return StateError(f"{name}: expected the id of an open stream, found {value}, which {reason}")
 
 
+# Multiply-adds from which a step of a pool looks for signals on the way: 30 ms or so. Before it does it has to keep a copy
+# of all states, for which a shorter call has no time.
+cdef double POOL_INTERRUPTIBLE_ABOVE = 1e9
+
+
 @cython.final
 cdef class StreamPool:
     """Many independent streams of one model, any of which advance together in one call.
@@ -171,7 +176,7 @@ cdef class StreamPool:
         return 0 if self.pool == NULL else le_pool_count(self.pool)
 
     def __contains__(self, id):
-        return self.pool != NULL and isinstance(id, (int, np.integer)) and self._place_of(_id_of(id, "id")) >= 0
+        return self.pool != NULL and isinstance(id, (int, np.integer)) and le_pool_has(self.pool, _id_of(id, "id"))
 
     @property
     def ids(self):
@@ -264,6 +269,9 @@ cdef class StreamPool:
         cdef cnp.ndarray source, target
         cdef const void *x_data
         cdef void *y_data
+        cdef Interruption asked = NULL
+        cdef le_status status
+        cdef size_t state_bytes
         if counts is not None:
             steps = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counts)
         shape[0], shape[1] = total, self.chain.out_size
@@ -281,11 +289,21 @@ cdef class StreamPool:
             if np.may_share_memory(source, target):
                 source = source.copy()
         x_data, y_data = cnp.PyArray_DATA(source), cnp.PyArray_DATA(target)
+        before = None
+        if self.chain.operations * total > POOL_INTERRUPTIBLE_ABOVE and in_main_thread():
+            asked = &interrupted
+            # All streams move or none: what a handler that raises leaves half done is undone.
+            state_bytes = le_chain_state_bytes(self.chain.chain)
+            before = np.empty(count * state_bytes, np.uint8)
+            le_pool_save(self.pool, count, cnp.PyArray_DATA(<cnp.ndarray>before))
         if self.chain.operations * total > RELEASE_GIL_ABOVE:
             with nogil:
-                le_pool_step(self.pool, count, steps, x_data, y_data)
+                status = le_pool_step(self.pool, count, steps, x_data, y_data, asked, NULL)
         else:
-            le_pool_step(self.pool, count, steps, x_data, y_data)
+            status = le_pool_step(self.pool, count, steps, x_data, y_data, NULL, NULL)
+        if status != LE_OK:
+            le_pool_load(self.pool, count, cnp.PyArray_DATA(<cnp.ndarray>before))
+            check(status)
         le_pool_touch(self.pool, count, self.now())
         return target
 

@@ -30,9 +30,12 @@ from lstm_engine._c_api cimport (
     le_pool_create,
     le_pool_destroy,
     le_pool_find,
+    le_pool_has,
     le_pool_id_at,
     le_pool_last_used,
+    le_pool_load,
     le_pool_open,
+    le_pool_save,
     le_pool_state,
     le_pool_step,
     le_pool_touch,
@@ -72,8 +75,11 @@ cdef class Stage:
         pass
 
     def chunk(self, x):
-        """(batch, time, in_size) -> (batch, time, out_size)."""
+        """(batch, time, in_size) -> (batch, time, out_size); the state moves with ``commit`` only."""
         raise NotImplementedError
+
+    cdef int commit(self) except -1:
+        return 0
 
 
 @cython.final
@@ -83,6 +89,7 @@ cdef class LSTMStage(Stage):
     cdef CoreLSTM core
     cdef le_stream *stream
     cdef Py_ssize_t batch
+    cdef object after            # the state behind a chunk
 
     def __cinit__(self, CoreLSTM core, Py_ssize_t batch):
         self.stream = NULL
@@ -107,8 +114,13 @@ cdef class LSTMStage(Stage):
     def chunk(self, x):
         h, c = self.get_state()
         y, h, c = self.core.run(x, h, c)
-        self.set_state(h, c)
+        self.after = h, c
         return y
+
+    cdef int commit(self) except -1:
+        after, self.after = self.after, None
+        self.set_state(*after)
+        return 0
 
     def reset(self):
         le_stream_reset(self.stream)
@@ -403,6 +415,9 @@ cdef class Stream:
                 y = y[None]
             for stage in self.stages:
                 y = stage.chunk(y)
+            # Behind everything that can fail or be interrupted: all layers move or none.
+            for stage in self.stages:
+                (<Stage>stage).commit()
             return y[0] if self.batch is None else y
         finally:
             self.busy = False

@@ -107,10 +107,14 @@ le_status le_chain_create(const le_stage *stages, size_t count, le_chain **resul
         chain->stages[stage] = (le_chain_stage){recurrent ? stages[stage].lstm : NULL, first};
         if (recurrent) {
             fill_lstm(stages[stage].lstm, stage, &chain->units[first], chain->element_bytes, &used);
+            chain->operations += le_step_operations(stages[stage].lstm);
             chain->first_recurrent = le_min_size(chain->first_recurrent, first);
             chain->end_recurrent = chain->units_count;
         } else {
+            const le_unit *unit = &chain->units[first];
             fill_other(&stages[stage], &chain->units[first]);
+            chain->operations +=
+                (unit->kind == LE_UNIT_LINEAR ? (double)unit->input_size : 20.0) * (double)unit->output_size;
         }
     }
     chain->state_bytes = le_max_size(used * chain->element_bytes, LE_ALIGNMENT);

@@ -52,7 +52,8 @@ struct le_chain {
     size_t output_size;
     size_t element_bytes;
     size_t state_bytes;
-    size_t width; /* elements of the widest row between two units, padded */
+    size_t width;      /* elements of the widest row between two units, padded */
+    double operations; /* multiply-adds of one step of one row, about */
 };
 
 /* Scratch memory of one caller, for up to LE_CHAIN_ROWS rows. */

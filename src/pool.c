@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "chain.h"
+#include "watch.h"
 
 /* A number is `generation << PLACE_BITS | place`. */
 enum { PLACE_BITS = 22 };
@@ -152,6 +153,11 @@ double le_pool_last_used(const le_pool *pool, size_t place) {
     return pool->last_used[place];
 }
 
+int le_pool_has(const le_pool *pool, int64_t id) {
+    size_t place;
+    return place_of(pool, id, &place) == LE_OK;
+}
+
 void *le_pool_state(const le_pool *pool, int64_t id) {
     size_t place;
     if (pool->chain == NULL || place_of(pool, id, &place) != LE_OK) {
@@ -200,8 +206,12 @@ static void ask_for_states(const le_pool *pool, size_t first, size_t last) {
     }
 }
 
-void le_pool_step(le_pool *pool, size_t count, const int64_t *steps, const void *x, void *y) {
+le_status le_pool_step(le_pool *pool, size_t count, const int64_t *steps, const void *x, void *y,
+                       int (*interrupted)(void *context), void *context) {
     const le_chain *chain = pool->chain;
+    const le_run asked_by = {.interrupted = interrupted, .interrupted_context = context};
+    le_watch watch;
+    le_watch_begin(&watch, &asked_by, 0, chain->operations * LE_CHAIN_ROWS);
     const size_t x_bytes = chain->input_size * chain->element_bytes;
     const size_t y_bytes = chain->output_size * chain->element_bytes;
     const char *next_x = x;
@@ -209,6 +219,9 @@ void le_pool_step(le_pool *pool, size_t count, const int64_t *steps, const void 
     size_t next = 0, active = 0, asked = 0;
     /* As soon as a stream has had its steps the next one takes its row, so that rows are full to the end. */
     while (next < count || active != 0) {
+        if (le_watch_stopped(&watch)) {
+            return LE_ERROR_INTERRUPTED;
+        }
         for (; active < LE_CHAIN_ROWS && next < count; next++) {
             const int64_t wanted = steps == NULL ? 1 : steps[next];
             if (wanted <= 0) {
@@ -223,7 +236,7 @@ void le_pool_step(le_pool *pool, size_t count, const int64_t *steps, const void 
             active++;
         }
         if (active == 0) {
-            return;
+            break;
         }
         /* Behind the first ones, the states of those that come next are on their way while these advance. */
         const size_t last = le_min_size(next + LE_CHAIN_ROWS, count);
@@ -243,5 +256,20 @@ void le_pool_step(le_pool *pool, size_t count, const int64_t *steps, const void 
             kept++;
         }
         active = kept;
+    }
+    return LE_OK;
+}
+
+void le_pool_save(const le_pool *pool, size_t count, void *states) {
+    const size_t bytes = pool->chain->state_bytes;
+    for (size_t index = 0; index < count; index++) {
+        memcpy((char *)states + index * bytes, pool->states + pool->found[index] * bytes, bytes);
+    }
+}
+
+void le_pool_load(le_pool *pool, size_t count, const void *states) {
+    const size_t bytes = pool->chain->state_bytes;
+    for (size_t index = 0; index < count; index++) {
+        memcpy(pool->states + pool->found[index] * bytes, (const char *)states + index * bytes, bytes);
     }
 }

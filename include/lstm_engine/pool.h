@@ -46,6 +46,10 @@ int64_t le_pool_id_at(const le_pool *pool, size_t place);
 /* When the stream at a place was last used. */
 double le_pool_last_used(const le_pool *pool, size_t place);
 
+/* 1 if a stream is open. Unlike le_pool_find it changes nothing: it may be asked while another thread is in
+ * le_pool_step. */
+int le_pool_has(const le_pool *pool, int64_t id);
+
 /* The state of a stream, le_chain_state_bytes; NULL if it is not open or the pool has no states. */
 void *le_pool_state(const le_pool *pool, int64_t id);
 
@@ -58,8 +62,18 @@ le_status le_pool_find(le_pool *pool, size_t count, const int64_t *ids, const ui
 /* Advance the streams that le_pool_find found last, `count` of them, each by as many steps as `steps` says
  * or, where that is NULL, by one. x has the steps of the first stream, then those of the second, ...: (sum of
  * steps, inputs); y likewise (sum of steps, outputs). They must not overlap. The same bits as advancing each
- * alone. */
-void le_pool_step(le_pool *pool, size_t count, const int64_t *steps, const void *x, void *y);
+ * alone.
+ *
+ * `interrupted`, if not NULL, is called with `context` as that of le_run is: if it returns 1 the call stops
+ * with LE_ERROR_INTERRUPTED. Some of the streams have then moved: le_pool_save before and le_pool_load after
+ * undo it. */
+le_status le_pool_step(le_pool *pool, size_t count, const int64_t *steps, const void *x, void *y,
+                       int (*interrupted)(void *context), void *context);
+
+/* Copy the states of the streams that le_pool_find found last out of the pool, or back: `count` times
+ * le_chain_state_bytes. */
+void le_pool_save(const le_pool *pool, size_t count, void *states);
+void le_pool_load(le_pool *pool, size_t count, const void *states);
 
 /* Mark the streams that le_pool_find found last as used at `now`. */
 void le_pool_touch(le_pool *pool, size_t count, double now);

@@ -369,7 +369,7 @@ static void check_pool(const le_kernels *kernels) {
             steps[index] = (int64_t)((index + count) % (STEPS + 1));
         }
         CHECK(le_pool_find(pool, count, chosen, &places, &wrong) == LE_OK);
-        le_pool_step(pool, count, count % 2 ? NULL : steps, x, y);
+        CHECK(le_pool_step(pool, count, count % 2 ? NULL : steps, x, y, NULL, NULL) == LE_OK);
         le_pool_touch(pool, count, (double)count);
         size_t row = 0;
         for (size_t index = 0; index < count; index++) {
@@ -388,8 +388,9 @@ static void check_pool(const le_kernels *kernels) {
     le_chain_set_state(chain, 0, le_pool_state(pool, ids[3]), h, c);
     le_chain_get_state(chain, 0, le_pool_state(pool, ids[3]), own_h, own_c);
     CHECK(memcmp(h, own_h, sizeof h) == 0 && memcmp(c, own_c, sizeof c) == 0);
+    CHECK(le_pool_has(pool, ids[3]) && !le_pool_has(pool, -1) && !le_pool_has(pool, ids[3] + CAPACITY));
     CHECK(le_pool_close(pool, ids[3]) == LE_OK);
-    CHECK(le_pool_close(pool, ids[3]) == LE_ERROR_CLOSED_ID);
+    CHECK(le_pool_close(pool, ids[3]) == LE_ERROR_CLOSED_ID && !le_pool_has(pool, ids[3]));
     CHECK(le_pool_state(pool, ids[3]) == NULL && le_pool_id_at(pool, 3) == -1);
     CHECK(le_pool_count(pool) == CAPACITY - 1);
     CHECK(le_pool_find(pool, CAPACITY, ids, &places, &wrong) == LE_ERROR_CLOSED_ID && wrong == 3);
@@ -401,7 +402,7 @@ static void check_pool(const le_kernels *kernels) {
     CHECK(le_pool_find(pool, CAPACITY, ids, &places, &wrong) == LE_ERROR_UNKNOWN_ID && wrong == 3);
     CHECK(le_pool_close(pool, 0) == LE_ERROR_UNKNOWN_ID);
     CHECK(le_pool_find(pool, 0, NULL, &places, &wrong) == LE_OK);
-    le_pool_step(pool, 0, NULL, NULL, NULL);
+    CHECK(le_pool_step(pool, 0, NULL, NULL, NULL, NULL, NULL) == LE_OK);
     for (size_t index = 0; index < CAPACITY; index++) {
         le_stream_destroy(streams[index].streams[0]);
         le_stream_destroy(streams[index].streams[1]);
