@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-import pickle
 from typing import Any
 
 import numpy as np
@@ -172,14 +170,6 @@ def test_a_stream_can_be_reset_and_set_back_to_a_state() -> None:
                 one if isinstance(one, tuple) else (one,), other if isinstance(other, tuple) else (other,), strict=True
             ):
                 np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
-@pytest.mark.parametrize("made", [chain, graph])
-def test_a_stream_is_not_copied_unawares(made: Any, copied: Any) -> None:
-    """A copy of its attributes would share the state in C, and each would advance the other."""
-    with pytest.raises(TypeError, match=r"cannot pickle '.*Stream' object"):
-        copied(build_model(made()).stream())
 
 
 def test_last_step_remembers_the_last_real_step_across_chunks() -> None:

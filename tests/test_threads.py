@@ -245,7 +245,7 @@ def test_signals_are_for_the_threads_of_the_host(lstm: le.LSTM) -> None:
 def test_many_callers_share_an_lstm(lstm: le.LSTM) -> None:
     inputs = [X[: 2 + place % 20, : 5 + place] for place in range(24)] * 4
     wanted = [engines()[0].build(lstm.weights)(x) for x in inputs]
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(32) as pool:
         for _ in range(5):
             for found, expected in zip(pool.map(lstm, inputs), wanted, strict=True):
                 assert_same_results(found, expected, "in a thread")

@@ -363,6 +363,11 @@ class Batcher(Dispatcher):
         # The next one too if there still is room when the caller has gone on.
         loop.call_soon(self._wake)
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "cannot copy or pickle 'Batcher' object: its streams are its own; restore snapshots of them in another"
+        )
+
     # --- What it is -----------------------------------------------------------------------------------------------
 
     @property
