@@ -6,7 +6,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 from described import dense, input_layer, layer, lstm, model, random
+from hypothesis import settings
 
 import lstm_engine as le
 from lstm_engine.builder import build_model
@@ -125,3 +127,10 @@ def assert_same(kind: str, found: Any, wanted: Any, what: str = "") -> None:
         assert found.dtype == wanted.dtype == np.float32
         assert found.shape == wanted.shape, what
         np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32), err_msg=what)
+
+
+def deeper(machine: Any) -> Any:
+    """Return a state machine as a slow test: more runs than every time, and longer ones."""
+    case = type(f"Deep{machine.__name__}", (machine,), {}).TestCase
+    case.settings = settings(max_examples=250, stateful_step_count=60)
+    return pytest.mark.slow(case)

@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from causal_models import KINDS, assert_same, causal_model, inputs_of, whole
+from causal_models import causal_model, inputs_of
 from described import dense, input_layer, layer, lstm, model, random
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 import lstm_engine as le
 from lstm_engine.builder import build_model
@@ -51,99 +48,6 @@ class Held:
 
 
 # --- Bits and order ---------------------------------------------------------------------------------------------------
-
-
-class BatcherMachine(RuleBasedStateMachine):
-    """A batcher, and all that each of its streams was fed since it began."""
-
-    @initialize(kind=st.sampled_from(KINDS), seed=st.integers(0, 100), batch=st.sampled_from([1, 3, 64]))
-    def begin(self, kind: str, seed: int, batch: int) -> None:
-        self.kind, self.seed = kind, seed
-        self.loop = asyncio.new_event_loop()
-        self.batcher = Batcher(causal_model(kind), batch, 0.0, max_streams=4)
-        self.loop.run_until_complete(self.batcher.__aenter__())
-        self.fed: dict[Any, Any] = {}
-        self.kept: list[tuple[bytes, Any]] = []
-
-    def teardown(self) -> None:
-        if hasattr(self, "loop"):
-            self.loop.run_until_complete(self.batcher.aclose())
-            self.loop.close()
-
-    def _wait(self, *calls: Awaitable[Any]) -> list[Any]:
-        async def together() -> list[Any]:
-            return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
-
-        return self.loop.run_until_complete(together())
-
-    def _fresh(self, *lead: int) -> Any:
-        self.seed += 1
-        return inputs_of(self.kind, self.seed, *lead)
-
-    @rule(asked=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=8))
-    def calls_at_once(self, asked: list[tuple[int, int]]) -> None:
-        """Steps (0), chunks, several of one stream; new streams as long as there is room."""
-        calls: list[Any] = []
-        expected: list[Any] = []
-        for id, count in asked:
-            x = self._fresh(count or 1)
-            if id not in self.fed and len(self.fed) == 4:
-                expected.append(None)
-            else:
-                begin = len(self.fed.setdefault(id, x[:0]))
-                self.fed[id] = np.concatenate([self.fed[id], x])
-                expected.append((id, begin))
-            calls.append(self.batcher.run(id, x) if count else self.batcher.step(id, x[0]))
-        for found, wanted, (_, count) in zip(self._wait(*calls), expected, asked, strict=True):
-            if wanted is None:
-                assert isinstance(found, le.OverloadError)
-                continue
-            id, begin = wanted
-            rows = found if count else found[None]
-            for place, row in enumerate(rows):
-                assert_same(self.kind, row, whole(self.kind, self.fed[id][None, : begin + place + 1])[0])
-        assert all(self.batcher.steps(id) == len(x) for id, x in self.fed.items() if not hasattr(self, "restored"))
-
-    @rule(shapes=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6)), min_size=1, max_size=5))
-    def predictions_at_once(self, shapes: list[tuple[int, int]]) -> None:
-        given = [self._fresh(*shape) for shape in shapes]
-        for x, found in zip(given, self._wait(*[self.batcher.predict(x) for x in given]), strict=True):
-            y = causal_model(self.kind)(x)
-            assert_same(self.kind, found, y[0] if isinstance(y, tuple) else y)
-
-    @precondition(lambda self: self.fed)
-    @rule(data=st.data())
-    def close(self, data: Any) -> None:
-        id = data.draw(st.sampled_from(sorted(self.fed)))
-        assert self._wait(self.batcher.close(id), self.batcher.close("none")) == [True, False]
-        del self.fed[id]
-        assert id not in self.batcher
-
-    @precondition(lambda self: self.fed)
-    @rule(data=st.data())
-    def snapshot_and_restore(self, data: Any) -> None:
-        id = data.draw(st.sampled_from(sorted(self.fed)))
-        (snapshot,) = self._wait(self.batcher.snapshot(id))
-        self.kept.append((snapshot, self.fed[id]))
-        snapshot, self.fed[id] = data.draw(st.sampled_from(self.kept))
-        assert self._wait(self.batcher.restore(id, snapshot)) == [None]
-        self.restored = True
-
-    @rule(wrong=st.sampled_from(["shape", "rows", "snapshot", "id"]))
-    def mistake(self, wrong: str) -> None:
-        calls = {
-            "shape": lambda: self.batcher.step(1, np.zeros((7, 7))),
-            "rows": lambda: self.batcher.predict(np.zeros((1, 2, 7, 7))),
-            "snapshot": lambda: self.batcher.restore("new", b"no"),
-            "id": lambda: self.batcher.step([], self._fresh(1)[0]),
-        }
-        (error,) = self._wait(calls[wrong]())
-        assert isinstance(error, le.LstmEngineError)
-        assert len(self.batcher) == len(self.fed)
-
-
-TestBatcherMachine = BatcherMachine.TestCase
-TestBatcherMachine.settings = settings(max_examples=25, stateful_step_count=12)
 
 
 def test_a_thousand_streams() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from causal_models import KINDS, assert_same, causal_model, inputs_of, whole
+from causal_models import KINDS, assert_same, causal_model, deeper, inputs_of, whole
 from described import dense, input_layer, layer, lstm, model, random
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -94,6 +94,7 @@ class WindowMachine(RuleBasedStateMachine):
 
 TestWindowMachine = WindowMachine.TestCase
 TestWindowMachine.settings = settings(max_examples=60, stateful_step_count=25)
+TestDeepWindowMachine = deeper(WindowMachine)
 
 
 @pytest.mark.parametrize("engine", fused_engines(), ids=str)

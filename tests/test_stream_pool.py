@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from causal_models import COMPILED, KINDS, assert_same, causal_model, inputs_of, whole
+from causal_models import COMPILED, KINDS, assert_same, causal_model, deeper, inputs_of, whole
 from described import dense, input_layer, layer, lstm, model, random
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -31,17 +31,28 @@ CAPACITY = 5
 class PoolMachine(RuleBasedStateMachine):
     """A pool, and all that each of its streams was fed since its beginning."""
 
-    @initialize(kind=st.sampled_from(KINDS), seed=st.integers(0, 100))
-    def begin(self, kind: str, seed: int) -> None:
+    @initialize(kind=st.sampled_from(KINDS), seed=st.integers(0, 100), idle_timeout=st.sampled_from([None, 0]))
+    def begin(self, kind: str, seed: int, idle_timeout: float | None) -> None:
         self.kind, self.seed = kind, seed
-        self.pool = causal_model(kind).stream_pool(CAPACITY)
+        self.evicts = idle_timeout == 0
+        self.pool = causal_model(kind).stream_pool(CAPACITY, idle_timeout=idle_timeout, on_evict=self._evicted)
         self.open: dict[int, Any] = {}
+        self.used: dict[int, int] = {}
+        self.calls = 0
         self.closed: list[int] = []
         self.kept: list[tuple[bytes, Any]] = []
 
     def _fresh(self, *lead: int) -> Any:
         self.seed += 1
         return inputs_of(self.kind, self.seed, *lead)
+
+    def _evicted(self, id: int, snapshot: bytes) -> None:
+        self.closed.append(id)
+        self.kept.append((snapshot, self.open.pop(id)))
+
+    def _use(self, ids: Any) -> None:
+        self.calls += 1
+        self.used.update(dict.fromkeys(ids, self.calls))
 
     def _choice(self, data: Any) -> int:
         return data.draw(st.sampled_from(sorted(self.open)))
@@ -53,18 +64,37 @@ class PoolMachine(RuleBasedStateMachine):
         assert id not in self.open
         assert id not in self.closed
         self.open[id] = inputs_of(self.kind, 0, 0)
+        self._use([id])
 
     @precondition(lambda self: self.kept and len(self.open) < CAPACITY)
     @rule(data=st.data())
     def open_snapshot(self, data: Any) -> None:
         snapshot, history = data.draw(st.sampled_from(self.kept))
-        self.open[self.pool.open(snapshot)] = history
+        id = self.pool.open(snapshot)
+        self.open[id] = history
+        self._use([id])
 
     @precondition(lambda self: len(self.open) == CAPACITY)
     @rule()
     def open_one_too_many(self) -> None:
-        with pytest.raises(le.StateError, match="expected room for another stream"):
-            self.pool.open()
+        if not self.evicts:
+            with pytest.raises(le.StateError, match="expected room for another stream"):
+                self.pool.open()
+            return
+        before = set(self.open)
+        longest = min(self.used[id] for id in before)
+        id = self.pool.open()
+        (gone,) = before - set(self.open)
+        assert self.used[gone] == longest, "not the one that was unused for longest"
+        self.open[id] = inputs_of(self.kind, 0, 0)
+        self._use([id])
+
+    @rule()
+    def evict(self) -> None:
+        assert self.pool.evict(3600) == []
+        before = set(self.open)
+        assert set(self.pool.evict(0)) == before
+        assert not self.open
 
     @rule(data=st.data())
     def step(self, data: Any) -> None:
@@ -72,6 +102,7 @@ class PoolMachine(RuleBasedStateMachine):
         x = self._fresh(len(ids))
         y = self.pool.step(np.array(ids, np.int64) if data.draw(st.booleans()) else ids, x)
         assert len(y) == len(ids)
+        self._use(ids)
         for row, id in enumerate(ids):
             self.open[id] = np.concatenate([self.open[id], x[row : row + 1]])
             assert_same(self.kind, y[row], whole(self.kind, self.open[id][None])[0])
@@ -84,6 +115,7 @@ class PoolMachine(RuleBasedStateMachine):
         x = self._fresh(sum(steps))
         y = self.pool.step(ids, x, steps=steps)
         assert len(y) == sum(steps)
+        self._use(ids)
         end = 0
         for id, count in zip(ids, steps, strict=True):
             begin, end = end, end + count
@@ -151,6 +183,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPoolMachine = PoolMachine.TestCase
 TestPoolMachine.settings = settings(max_examples=40, stateful_step_count=25)
+TestDeepPoolMachine = deeper(PoolMachine)
 
 
 @pytest.mark.parametrize("kind", COMPILED)
@@ -469,6 +502,23 @@ def test_two_threads_in_one_pool_are_refused_and_never_mixed() -> None:
     stream = source.stream()
     stream.run(np.broadcast_to(x[100], (20 * sum(counts), 32)))
     assert pool.snapshot(ids[5]) == stream.snapshot()
+
+
+def test_asking_for_a_stream_does_not_disturb_a_step() -> None:
+    """``in`` may be asked by any thread at any time."""
+    source = le.LSTM.from_weights(random(1, 32, 512), random(2, 128, 512, scale=0.1))
+    pool = source.stream_pool(2)
+    unused, stepped = pool.open(), pool.open()
+    x = np.zeros((20_000, 32), np.float32)
+    thread = threading.Thread(target=pool.step, args=([stepped], x), kwargs={"steps": [len(x)]})
+    began = time.perf_counter()
+    thread.start()
+    asked = 0
+    while thread.is_alive():
+        assert unused in pool
+        asked += 1
+    assert asked > 10
+    assert pool.evict((time.perf_counter() - began) / 2) == [unused]
 
 
 def test_memory_stays_flat() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from causal_models import FEATURES, KINDS, assert_same, causal_model, inputs_of, whole
+from causal_models import FEATURES, KINDS, assert_same, causal_model, deeper, inputs_of, whole
 from described import random
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -104,14 +104,22 @@ class StreamMachine(RuleBasedStateMachine):
         with pytest.raises(le.LstmEngineError, match="snapshot: "):
             self.streams[place % len(self.streams)][0].restore(snapshot)
 
-    @rule(place=st.integers(0, 9))
-    def bad_step(self, place: int) -> None:
+    @rule(place=st.integers(0, 9), wrong=st.sampled_from(["step", "run", "out", "state"]))
+    def mistake(self, place: int, wrong: str) -> None:
+        stream, _ = self.streams[place % len(self.streams)]
+        calls = {
+            "step": lambda: stream.step(np.zeros((2, 2, 2))),
+            "run": lambda: stream.run(np.zeros((2, 2, 2, 2))),
+            "out": lambda: stream.step(self._fresh(1)[0], out=np.empty((7, 7), np.float32)),
+            "state": lambda: setattr(stream, "state", ()),
+        }
         with pytest.raises(le.ShapeError):
-            self.streams[place % len(self.streams)][0].step(np.zeros((2, 2, 2)))
+            calls[wrong]()
 
 
 TestStreamMachine = StreamMachine.TestCase
 TestStreamMachine.settings = settings(max_examples=25, stateful_step_count=20)
+TestDeepStreamMachine = deeper(StreamMachine)
 
 
 # --- What a model is --------------------------------------------------------------------------------------------------
