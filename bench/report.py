@@ -38,7 +38,7 @@ RESULTS: Final = Path(__file__).resolve().parent / "results" / "latest.json"
 # --- the machine
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -76,7 +76,7 @@ def machine_facts(roofline: Any) -> dict[str, Any]:
 
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cpus": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
         "caches_bytes": cache_bytes(),
