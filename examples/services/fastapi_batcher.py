@@ -1,4 +1,4 @@
-"""A FastAPI service with a model inside: a stream of its own for each client, one batched call for all that ask at once.
+"""A FastAPI service with a model inside: a stream for each client, one batched call for all that ask at once.
 
 Run it, then ``curl -X POST localhost:8000/sunspots/me -H 'content-type: application/json' -d 96.7``::
 
