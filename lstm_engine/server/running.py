@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -36,7 +37,13 @@ def run(options: ServerOptions) -> int:
     """Serve until a signal asks for the end; returns the exit status."""
     _log_to(options.log_level)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve_until(options))
+        return runner.run(serve_until(options, on_listening=_settle))
+
+
+def _settle(service: Service, port: int) -> None:
+    """Leave what has been loaded, which stays, out of garbage collections: one took 70 ms, in the middle of answers."""
+    gc.collect()
+    gc.freeze()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
