@@ -4,7 +4,7 @@
     python -m bench.markdown --check README.md                 # exit status 1 if a page is not as it would be written
     python -m bench.markdown                                   # print every table
 
-TABLE is ``summary``, ``machine``, ``errors``, or a group of cells.
+TABLE is ``summary``, ``machine``, ``errors``, a group of cells, or ``serving``, which has recorded results of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .cells import GROUPS
 from .guard import RECORDED
 from .report import filled_columns, left_out, read_results, row
 from .results import OURS, best_peer, fastest, of_limit, speed_up
+from .serving.report import markdown as serving_table
 
 __all__ = ["main", "table"]
 
@@ -140,7 +141,7 @@ def table(document: dict[str, Any], name: str) -> str:
     ValueError
         If there is no table of that name.
     """
-    made = {"summary": _summary, "machine": _machine, "errors": _errors}
+    made = {"summary": _summary, "machine": _machine, "errors": _errors, "serving": lambda _: serving_table()}
     if name in made:
         return made[name](document)
     if name not in GROUPS:
@@ -165,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         document = read_results(options.results)
         if not options.pages:
-            for name in ("summary", "machine", "errors", *GROUPS):
+            for name in ("summary", "machine", "errors", "serving", *GROUPS):
                 print(f"{name}\n\n{table(document, name)}\n")
         for page in options.pages:
             before = page.read_text(encoding="utf-8")

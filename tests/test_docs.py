@@ -153,7 +153,7 @@ def test_the_readme_has_snippets() -> None:
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_examples_run(example: Path, tmp_path: Path) -> None:
-    arguments = {"control_loop.py": ["0.2"]}.get(example.name, [])
+    arguments = {"control_loop.py": ["0.2"], "watch_a_pulse.py": ["1"]}.get(example.name, [])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-W", "error", example, *arguments],

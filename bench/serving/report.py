@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-import lstm_engine as le
 from bench.report import cpu_model
 
 __all__ = ["RECORDED", "machine", "markdown", "text"]
@@ -18,6 +17,8 @@ RECORDED: Final = Path(__file__).parent / "recorded.json"
 
 def machine() -> str:
     """Return what the results depend on."""
+    import lstm_engine as le
+
     return f"{cpu_model()} ({le.config()['instruction_set']}), {len(os.sched_getaffinity(0))} CPUs"
 
 
