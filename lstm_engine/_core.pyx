@@ -106,7 +106,7 @@ cdef int interrupted(void *context) noexcept with gil:
 
 
 cdef size_t rows_between_signals(double row_operations):
-    """Rows of so many multiply-adds each that a layer computes between two looks for signals: 5 ms or so, in whole tiles."""
+    """Rows of so many multiply-adds each between two looks for signals: 5 ms or so, in whole tiles."""
     return (<size_t>(INTERRUPTIBLE_ABOVE / (row_operations + 1)) | 255) + 1
 
 

@@ -77,8 +77,8 @@ cdef object _id_error(le_status status, object name, object value):
     return StateError(f"{name}: expected the id of an open stream, found {value}, which {reason}")
 
 
-# Multiply-adds from which a step of a pool looks for signals on the way: 30 ms or so. Before it does it has to keep a copy
-# of all states, for which a shorter call has no time.
+# Multiply-adds from which a step of a pool looks for signals on the way: 30 ms or so. Before it does it has to keep a
+# copy of all states, for which a shorter call has no time.
 cdef double POOL_INTERRUPTIBLE_ABOVE = 1e9
 
 
