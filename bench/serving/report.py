@@ -67,6 +67,6 @@ def markdown(path: Path = RECORDED) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     said = (
         f"{streams} streams for {seconds:.0f} s each; {document['machine']}, {document['date'][:10]}; {versions}. The "
-        "clients are on the same machine and take the larger part of it."
+        "clients are on the same machine."
     )
     return "\n".join([said, "", *("| " + " | ".join(cells) + " |" for cells in rows)])
