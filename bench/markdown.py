@@ -4,7 +4,8 @@
     python -m bench.markdown --check README.md                 # exit status 1 if a page is not as it would be written
     python -m bench.markdown                                   # print every table
 
-TABLE is ``summary``, ``machine``, ``errors``, a group of cells, or ``serving``, which has recorded results of its own.
+TABLE is ``summary``, ``machine``, ``errors``, a group of cells, or ``serving``, ``streams`` or ``window``, which have
+recorded results of their own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any, Final
 
 from .cells import GROUPS
 from .guard import RECORDED
+from .live import GROUPS as LIVE
+from .live import markdown as live_table
 from .report import filled_columns, left_out, read_results, row
 from .results import OURS, best_peer, fastest, of_limit, speed_up
 from .serving.report import markdown as serving_table
@@ -144,8 +147,10 @@ def table(document: dict[str, Any], name: str) -> str:
     made = {"summary": _summary, "machine": _machine, "errors": _errors, "serving": lambda _: serving_table()}
     if name in made:
         return made[name](document)
+    if name in LIVE:
+        return live_table(name)
     if name not in GROUPS:
-        raise ValueError(f"table {name!r} is unknown; expected one of {', '.join([*made, *GROUPS])}")
+        raise ValueError(f"table {name!r} is unknown; expected one of {', '.join([*made, *LIVE, *GROUPS])}")
     rows = [row(cell) for cell in document["cells"] if cell["group"] == name and cell["engines"]]
     if not rows:
         return f"Group `{name}` is not in the recorded results."
@@ -166,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         document = read_results(options.results)
         if not options.pages:
-            for name in ("summary", "machine", "errors", "serving", *GROUPS):
+            for name in ("summary", "machine", "errors", "serving", *LIVE, *GROUPS):
                 print(f"{name}\n\n{table(document, name)}\n")
         for page in options.pages:
             before = page.read_text(encoding="utf-8")

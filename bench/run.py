@@ -48,7 +48,11 @@ _LOADING_SECONDS: Final = 12.0
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
-    parser.add_argument("--cells", metavar="WHICH", help="groups, comma separated, or a regular expression over cells")
+    parser.add_argument(
+        "--cells",
+        metavar="WHICH",
+        help="groups, comma separated (streams and window, of bench.live, too), or a regular expression over cells",
+    )
     parser.add_argument("--peers", metavar="NAMES", help="peers to time, comma separated (default: all)")
     parser.add_argument("--seconds", type=float, help=f"measuring time for each cell (default: {_SECONDS:g})")
     parser.add_argument("--quick", action="store_true", help="a few cells and two peers, a fraction of a second each")
@@ -111,6 +115,19 @@ def _worker(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"cell": left.pop(0), "group": "", "engines": [], "complaints": [text], "took": 0.0}
 
 
+def _split_live(options: argparse.Namespace) -> list[str]:
+    """Take the groups of bench.live out of the cells that are asked for; return them."""
+    from .live import GROUPS as LIVE
+
+    if options.cells is None:
+        return [] if options.quick or options.json else list(LIVE)
+    names = options.cells.split(",")
+    live = [name for name in names if name in LIVE]
+    if live:
+        options.cells = ",".join(name for name in names if name not in LIVE)
+    return live
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; returns 0, 1 if a result was wrong, 2 if it cannot run."""
     options = _arguments(arguments)
@@ -128,6 +145,9 @@ def main(arguments: list[str] | None = None) -> int:
     from .roofline import Roofline, RooflineError
     from .timing import pinned
 
+    live = _split_live(options)
+    if live and options.cells == "":
+        return _time_live(live, options)
     try:
         cells = select(options.cells)
         if options.quick and options.cells is None:
@@ -184,9 +204,22 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{settings['total_seconds']:.0f} s; everything measured is in {path}", file=out)
     if not options.no_plots:
         _draw(document, path.parent, out)
+    status = _time_live(live, options) if live else 0
     for complaint in complaints:
         print(f"WRONG: {complaint}", file=sys.stderr)
-    return 1 if complaints else 0
+    return 1 if complaints else status
+
+
+def _time_live(groups: list[str], options: argparse.Namespace) -> int:
+    """Time pools of streams and sliding windows, whose peer is ONNX Runtime."""
+    from .peers import installed
+
+    if not installed("onnxruntime"):
+        print("No streams and windows: onnxruntime, which they are compared with, is not installed", file=sys.stderr)
+        return 0
+    from .live import main as live
+
+    return live([*groups, *([] if options.seconds is None else ["--seconds", str(options.seconds)])])
 
 
 def _document(

@@ -17,6 +17,11 @@
  */
 enum { LOOKS = 1000 };
 
+/* So many times as long a member looks for what it waits for in a job. Whoever sleeps there is woken late, 50
+ * to 100 microseconds where its CPU has halted in a virtual machine; by then the threads that wait for the
+ * next job sleep too, and every step of a stream would wake everybody again. */
+enum { LOOKS_IN_A_JOB = 10 };
+
 /* A job is announced as one number: which one, and how many members take part. */
 enum { MEMBER_BITS = 12 };
 
@@ -48,8 +53,8 @@ struct le_threads {
     le_counter job;
     le_task task;
     void *context;
-    size_t members;     /* of the job */
-    le_counter running; /* workers that have not ended the job */
+    size_t members;   /* of the job */
+    le_counter ended; /* workers that have ended the job */
 };
 
 /* Its address tells threads apart, and stays that of the thread that forks in its child. */
@@ -79,7 +84,8 @@ static void after_fork_in_child(void) {
         atomic_store(&threads->idle, 0);
         atomic_store(&threads->asleep, 0);
         atomic_store(&threads->alive, 0);
-        atomic_store(&threads->running.value, 0);
+        /* Nobody is here to end a job that was going on. */
+        atomic_store(&threads->ended.value, LE_THREADS_MOST);
         threads->ending = 0;
         const int ours = atomic_load(&threads->taker) == &mark;
         atomic_store(&threads->lost, ours);
@@ -236,7 +242,8 @@ static void *work(void *argument) {
         if (self->member < (seen & ((1u << MEMBER_BITS) - 1))) {
             arrive(threads, self->member);
             threads->task(threads->context, self->member);
-            if (atomic_fetch_sub(&threads->running.value, 1) == 1 && atomic_load(&threads->asleep) != 0) {
+            atomic_fetch_add(&threads->ended.value, 1);
+            if (atomic_load(&threads->asleep) != 0) {
                 wake(threads, &threads->moved);
             }
         }
@@ -296,6 +303,28 @@ void le_threads_give(le_threads *threads) {
     atomic_store(&threads->taker, NULL);
 }
 
+/* A member of a job looks at a counter until it is at least `value`: 1 if it is. 0 after a while, at once
+ * where the run was stopped, and soon where another member is on this CPU, perhaps the one that is to count.
+ */
+static int look_for(le_threads *threads, size_t member, const le_counter *counter, size_t value) {
+    for (int round = 0; round < LOOKS_IN_A_JOB; round++) {
+        for (int look = 0; look < LOOKS; look++) {
+            if (atomic_load_explicit(&counter->value, memory_order_acquire) >= value) {
+                return 1;
+            }
+            if (le_threads_stopped(threads)) {
+                return 0;
+            }
+            look_again();
+        }
+        le_place_look(&threads->places[member]);
+        if (le_places_shared(threads->places, threads->members)) {
+            return 0;
+        }
+    }
+    return 0;
+}
+
 void le_threads_run(le_threads *threads, size_t members, le_task task, void *context) {
     threads->task = task;
     threads->context = context;
@@ -306,7 +335,7 @@ void le_threads_run(le_threads *threads, size_t members, le_task task, void *con
         le_places_spread(threads->places, members);
         pthread_mutex_unlock(&threads->lock);
     }
-    atomic_store(&threads->running.value, members - 1);
+    atomic_store(&threads->ended.value, 0);
     const size_t number = (atomic_load(&threads->job.value) >> MEMBER_BITS) + 1;
     /* Sequentially consistent, like a sleeper's count of itself and its last look: one of the two is seen. */
     atomic_store(&threads->job.value, number << MEMBER_BITS | members);
@@ -314,15 +343,12 @@ void le_threads_run(le_threads *threads, size_t members, le_task task, void *con
         wake(threads, &threads->called);
     }
     task(context, 0);
-    for (int look = 0; look < LOOKS; look++) {
-        if (atomic_load_explicit(&threads->running.value, memory_order_acquire) == 0) {
-            return;
-        }
-        look_again();
+    if (look_for(threads, 0, &threads->ended, members - 1)) {
+        return;
     }
     pthread_mutex_lock(&threads->lock);
     atomic_fetch_add(&threads->asleep, 1);
-    while (atomic_load(&threads->running.value) != 0) {
+    while (atomic_load(&threads->ended.value) < members - 1) {
         pthread_cond_wait(&threads->moved, &threads->lock);
     }
     atomic_fetch_sub(&threads->asleep, 1);
@@ -337,14 +363,11 @@ void le_threads_announce(le_threads *threads, le_counter *counter, size_t value)
 }
 
 int le_threads_await(le_threads *threads, size_t member, const le_counter *counter, size_t value) {
-    for (int look = 0; look < LOOKS; look++) {
-        if (atomic_load_explicit(&counter->value, memory_order_acquire) >= value) {
-            return 1;
-        }
-        if (le_threads_stopped(threads)) {
-            return 0;
-        }
-        look_again();
+    if (look_for(threads, member, counter, value)) {
+        return 1;
+    }
+    if (le_threads_stopped(threads)) {
+        return 0;
     }
     pthread_mutex_lock(&threads->lock);
     le_place_look(&threads->places[member]);
