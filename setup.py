@@ -36,11 +36,13 @@ CORE = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "src").glob("*.c")
 SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "src").rglob("*.c"))
 
 # No contraction: a*b+c must round as it is written, or the bits would depend on the compiler's mood.
-FLAGS = ["-std=c11", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
+FLAGS = ["-std=c11", "-O2", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # Hot loops begin where a cache line does: without it a change anywhere moved them about, and some by 2 to 5%.
-KERNEL_FLAGS = ["-falign-functions=64", "-falign-loops=64"]
+KERNEL_FLAGS = ["-O3", "-falign-functions=64", "-falign-loops=64"]
 # No module needs all of the core: what is not called is left out, function by function.
 SECTIONS = ["-ffunction-sections", "-fdata-sections"]
+# Nothing is thrown through C, and the tables for it would be a twentieth of the library.
+NO_UNWINDING = ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"]
 # Without a symbol table, which nobody reads in a wheel; what Python looks for is in the dynamic one.
 LINK = ["-Wl,-s", "-Wl,--gc-sections"] if sys.platform.startswith("linux") else []
 DEFINES = [("_POSIX_C_SOURCE", "200809L")]
@@ -87,7 +89,7 @@ def extension(name: str, **options: object) -> Extension:
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
         # Generated code is not ours to warn about. Most of it never runs, and a step is as fast with -Os.
         # The C core is compiled with all the warnings and optimisations above.
-        extra_compile_args=["-std=c11", "-Os", "-g0", "-fvisibility=hidden", "-Wno-unused-function", *SECTIONS],
+        extra_compile_args=["-std=c11", "-Os", "-g0", "-fvisibility=hidden", "-Wno-unused-function", *SECTIONS, *NO_UNWINDING],
         extra_link_args=[*LINK, "-pthread"],
         depends=[*DEPENDS, *SOURCES, *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("lstm_engine/*.px?"))],
         **options,
@@ -95,9 +97,11 @@ def extension(name: str, **options: object) -> Extension:
 
 
 sets = instruction_sets()
-libraries = [library("lstm_engine_core", CORE, SECTIONS)]
+libraries = [library("lstm_engine_core", CORE, [*SECTIONS, *NO_UNWINDING])]
 libraries += [
-    library(f"lstm_engine_{name}", [f"src/kernels/{name}.c"], [*flags, *KERNEL_FLAGS]) for name, flags in sets
+    # The flags of a set come last: the scalar reference is made small instead of fast.
+    library(f"lstm_engine_{name}", [f"src/kernels/{name}.c"], [*KERNEL_FLAGS, *NO_UNWINDING, *flags])
+    for name, flags in sets
 ]
 
 setup(
