@@ -70,6 +70,10 @@ class Held:
 
         engine.compute = held
 
+    def begun(self) -> bool:
+        """Return whether a round is held."""
+        return self._begun.is_set()
+
     async def until_begun(self) -> None:
         """Wait until a round is held."""
         while not self._begun.is_set():
@@ -200,10 +204,7 @@ def ask(socket: Any, op: str, stream: str = "a", **more: Any) -> dict[str, Any]:
 
 def ask_binary(socket: Any, op: str, stream: str = "a", payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
     """Send a binary message, and return the next answer: its JSON, and what lies behind."""
-    answer = _answer_to_binary(socket, op, stream, payload)
-    assert isinstance(answer, bytes), answer
-    begin = 4 + int.from_bytes(answer[:4], "little")
-    return json.loads(answer[4:begin]), answer[begin:]
+    return unframed(_answer_to_binary(socket, op, stream, payload))
 
 
 def ask_any(socket: Any, op: str, stream: str, payload: bytes) -> dict[str, Any]:
@@ -213,7 +214,19 @@ def ask_any(socket: Any, op: str, stream: str, payload: bytes) -> dict[str, Any]
     return found
 
 
+def framed(op: str, stream: str = "a", payload: bytes = b"", **more: Any) -> bytes:
+    """Return a binary message."""
+    head = json.dumps({"op": op, "stream": stream, **more}).encode()
+    return len(head).to_bytes(4, "little") + head + payload
+
+
+def unframed(answer: Any) -> tuple[dict[str, Any], bytes]:
+    """Return what a binary answer holds: its JSON, and what lies behind."""
+    assert isinstance(answer, bytes), answer
+    begin = 4 + int.from_bytes(answer[:4], "little")
+    return json.loads(answer[4:begin]), answer[begin:]
+
+
 def _answer_to_binary(socket: Any, op: str, stream: str, payload: bytes) -> Any:
-    head = json.dumps({"op": op, "stream": stream}).encode()
-    socket.send(len(head).to_bytes(4, "little") + head + payload)
+    socket.send(framed(op, stream, payload))
     return socket.recv(timeout=PATIENCE)

@@ -35,3 +35,18 @@ def test_one_that_is_larger_goes_alone() -> None:
         await asyncio.wait_for(asyncio.gather(*waiting[1:]), 10)
 
     asyncio.run(main())
+
+
+def test_taking_at_once_and_waiting_for_all() -> None:
+    async def main() -> None:
+        allowance = Allowance(10)
+        await asyncio.wait_for(allowance.returned(), 10)
+        assert [allowance.take_now(size) for size in (6, 5, 4, 1)] == [True, False, True, False]
+        waiting = asyncio.create_task(allowance.returned())
+        allowance.give(6)
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        allowance.give(4)
+        await asyncio.wait_for(waiting, 10)
+
+    asyncio.run(main())

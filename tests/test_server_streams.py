@@ -27,10 +27,12 @@ from server_support import (
     ask_any,
     ask_binary,
     bidirectional,
+    framed,
     inputs,
     put,
     serving,
     trained,
+    unframed,
 )
 
 pytestmark = pytest.mark.services
@@ -138,6 +140,41 @@ def test_nothing_is_waited_for(models: Path) -> None:
                     assert rows(answer).tobytes() == expected.tobytes()
             assert list(order.values()) == [list(range(steps))] * count
         assert service.table.find("m").batcher.metrics()["batch_size"]["sum"] == 2 * count * steps
+
+
+def test_binary_steps_in_any_company(models: Path) -> None:
+    """Steps sent ahead of their answers, with other calls between them: answered in each stream's order."""
+    count, rounds = 20, 4
+    x = inputs(4, count, rounds, 3)
+    with serving(models) as service, connect(service) as client:
+        for stream in range(count):
+            client.send(framed("open", str(stream)))
+        for part in range(rounds):
+            for stream in range(count):
+                one = x[stream, part]
+                client.send(framed("step", str(stream), one[0].tobytes()))
+                client.send(framed("step", str(stream), one[1].tobytes(), id=part, timeout=PATIENCE))
+                client.send(framed("step", str(stream), one[1, 1:].tobytes()))
+                if stream % 2:
+                    client.send(json.dumps({"op": "run", "stream": str(stream), "data": one[2:].tolist()}))
+                else:
+                    client.send(framed("step", str(stream), one[2].tobytes()))
+        found: dict[str, list[Any]] = {str(stream): [] for stream in range(count)}
+        for _ in range(count * (1 + 4 * rounds)):
+            answer = client.recv(timeout=PATIENCE)
+            head, payload = unframed(answer) if isinstance(answer, bytes) else (json.loads(answer), b"")
+            found[head.pop("stream")].append((head, payload))
+        for stream in range(count):
+            alone, answers = trained(1).stream(), iter(found[str(stream)])
+            assert next(answers) == ({"steps": 0}, b"")
+            for part, one in enumerate(x[stream]):
+                shape = {"shape": [UNITS]}
+                assert next(answers) == ({"steps": 3 * part + 1, **shape}, alone.step(one[0]).tobytes())
+                assert next(answers) == ({"id": part, "steps": 3 * part + 2, **shape}, alone.step(one[1]).tobytes())
+                assert "32 bytes" in next(answers)[0]["error"]
+                head, payload = next(answers)
+                assert head["steps"] == 3 * part + 3
+                assert (rows(head).tobytes() if stream % 2 else payload) == alone.step(one[2]).tobytes()
 
 
 def test_a_model_with_names_for_its_data(tmp_path: Path) -> None:
@@ -371,6 +408,57 @@ def test_a_client_that_is_too_fast_is_slowed_down(models: Path) -> None:
             assert rows(json.loads(client.recv(timeout=PATIENCE))).tobytes() == stream.step(x_t).tobytes()
 
 
+def test_binary_steps_that_are_too_many_wait(models: Path) -> None:
+    """Of one client, and of all: none is refused."""
+    names = [str(place) for place in range(20)]
+    limits = {"max_in_flight": 3, "max_queue": 2, "max_batch": 2}
+    with serving(models, **limits) as service, connect(service) as client, connect(service) as other:
+        for name in names:
+            ask(client, "open", name)
+            ask(other, "open", name)
+        for name in names:
+            client.send(framed("step", name, X[0, 0].tobytes()))
+            other.send(framed("step", name, X[0, 0].tobytes()))
+        expected = trained(1).stream().step(X[0, 0]).tobytes()
+        for socket in (client, other):
+            answers = [unframed(socket.recv(timeout=PATIENCE)) for _ in names]
+            assert all(payload == expected for _, payload in answers)
+            assert sorted(head["stream"] for head, _ in answers) == sorted(names)
+        assert service.table.find("m").batcher.metrics()["refused"] == 0
+
+        def taken() -> int:
+            return sum(session.messages for session in service.sessions())
+
+        before = taken()
+        held = Held(service.table.find("m").batcher)
+        for name in names:
+            client.send(framed("step", name, X[0, 1].tobytes()))
+        wait_until(lambda: taken() == before + 3)
+        time.sleep(0.2)
+        assert taken() == before + 3
+        held.let_go()
+        for _ in names:
+            unframed(client.recv(timeout=PATIENCE))
+
+
+def test_a_binary_step_whose_time_is_over(models: Path) -> None:
+    with serving(models) as service, connect(service) as client:
+        ask(client, "open")
+        ask(client, "open", "b")
+        held = Held(service.table.find("m").batcher)
+        client.send(framed("step", "b", X[0, 0].tobytes()))
+        wait_until(held.begun)
+        client.send(framed("step", "a", X[0, 0].tobytes(), timeout=0.01, id="late"))
+        answer = json.loads(client.recv(timeout=PATIENCE))
+        assert "it did not happen" in answer.pop("error")
+        assert answer == {"id": "late", "stream": "a", "done": 0}
+        held.let_go()
+        stream = trained(1).stream()
+        expected = stream.step(X[0, 0]).tobytes()
+        assert unframed(client.recv(timeout=PATIENCE)) == ({"stream": "b", "steps": 1, "shape": [UNITS]}, expected)
+        assert ask_binary(client, "step", "a", X[0, 0].tobytes())[1] == expected
+
+
 def test_a_full_queue_slows_streams_down_and_refuses_none(models: Path) -> None:
     with serving(models, max_queue=2, max_batch=2) as service, connect(service) as client:
         names = [str(place) for place in range(20)]
@@ -412,8 +500,9 @@ def test_a_client_that_leaves_in_the_middle_frees_its_streams(models: Path) -> N
                 ask(leaving, "open", name)
                 rows(ask(leaving, "step", name, data=X[0, 0].tolist()))
             held = Held(served.batcher)
-            for name in "abc":
+            for name in "ab":
                 leaving.send(json.dumps({"op": "run", "stream": name, "data": X[1].tolist()}))
+            leaving.send(framed("step", "c", X[1, 0].tobytes()))
             wait_until(lambda: served.batcher.metrics()["queue_depth"] == 3)
             leaving.socket.shutdown(socket.SHUT_RDWR)  # without a word
         time.sleep(0.2)  # the server hears of it while the round is held
@@ -461,19 +550,26 @@ def test_streams_are_handed_over_at_the_end(models: Path) -> None:
                 )
         held = Held(service.table.find("m").batcher)
         client.send(json.dumps({"op": "step", "stream": "a", "data": X[3, 0].tolist(), "id": "last"}))
-        wait_until(lambda: service.table.find("m").batcher.metrics()["queue_depth"] == 1)
+        client.send(framed("step", "b", X[4, 0].tobytes()))
+        client.send(framed("step", "b", X[4, 1].tobytes()))
+        session = service.sessions()[0]
+        wait_until(lambda: session.messages == 8)
         ending = asyncio.run_coroutine_threadsafe(service.end_sessions(), service.loop)
         held.let_go()
+        answers = [client.recv(timeout=PATIENCE) for _ in range(3)]
+        (last,) = (json.loads(one) for one in answers if isinstance(one, str))
+        assert rows(last).tobytes() == streams["a"].step(X[3, 0]).tobytes()
+        binary = [unframed(one)[1] for one in answers if isinstance(one, bytes)]
+        assert binary == [streams["b"].step(X[4, step]).tobytes() for step in range(2)]
         events, code, reason = closing(client)
         ending.result(PATIENCE)
         assert (code, reason) == (1001, "the server ends")
-        assert rows(events[0]).tobytes() == streams["a"].step(X[3, 0]).tobytes()
-        assert [(one["event"], one["stream"], one["reason"]) for one in events[1:]] == [
+        assert [(one["event"], one["stream"], one["reason"]) for one in events] == [
             ("closed", name, "the server ends") for name in "abc"
         ]
         assert service.table.find("m").reserved == 0
     with serving(models) as service, connect(service) as client:
-        for event in events[1:]:
+        for event in events:
             ask(client, "open", event["stream"], snapshot=event["snapshot"])
             stream = streams.get(event["stream"], trained(1).stream())
             found = rows(ask(client, "run", event["stream"], data=X[4].tolist()))

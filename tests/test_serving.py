@@ -248,6 +248,39 @@ def test_a_cancelled_step_says_whether_it_happened() -> None:
     go(main)
 
 
+def test_steps_without_tasks() -> None:
+    """Queued at once, in the order of the calls; one that is given up is taken out, or waited for."""
+    source = causal_model("lstm")
+    x = inputs_of("lstm", 1, 4)
+
+    async def main() -> None:
+        async with Batcher(source, max_queue=3) as batcher:
+            held = Held(batcher)
+            first = batcher._begin_step("a", x[0])
+            await held.until_begun()
+            second, third = batcher._begin_step("a", x[1]), batcher._begin_step("b", x[0], 60)
+            assert batcher._full
+            with pytest.raises(le.OverloadError, match="max_queue=3"):
+                batcher._begin_step("a", x[2])
+            await batcher._abandon(second)
+            assert not batcher._full
+            with pytest.raises(le.ShapeError, match="expected shape"):
+                batcher._begin_step("a", x[0, :-1])
+            giving_up = asyncio.create_task(batcher._abandon(first))
+            await asyncio.sleep(0.01)
+            assert not giving_up.done()  # it is being computed
+            held.go_on.set()
+            await giving_up
+            assert (await third.future).tobytes() == source(x[None, :1])[0][0, -1].tobytes()
+            await batcher._abandon(third)  # too late, and no harm
+            y = await batcher.step("a", x[1])
+            assert y.tobytes() == source(x[None, :2])[0][0, -1].tobytes()
+            metrics = batcher.metrics()
+            assert (metrics["cancelled"], metrics["refused"], metrics["queue_depth"]) == (2, 1, 0)
+
+    go(main)
+
+
 def test_cancelled_predictions_leave_no_stream_behind() -> None:
     source = causal_model("lstm")
 

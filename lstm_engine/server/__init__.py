@@ -7,6 +7,7 @@
     models.py      the models that are served, and how a changed file takes over
     protocol.py    the Open Inference Protocol: bytes to arrays and back, nothing else
     frames.py      the same for the messages of streams
+    steps.py       binary messages that ask for a step, whose heads are known
     streams.py     a WebSocket and its streams
     allowance.py   how much of its messages is in memory at a time
     api.py         what can be asked for, and how an answer looks

@@ -36,13 +36,14 @@ if TYPE_CHECKING:
 
     from .options import ServerOptions
 
-__all__ = ["OPERATIONS", "Call", "StepTensors", "decode_call", "encode_reply"]
+__all__ = ["LENGTH_BYTES", "OPERATIONS", "Call", "StepTensors", "decode_call", "encode_reply"]
 
 Array = NDArray[Any]
 
 OPERATIONS: Final = ("open", "step", "run", "reset", "snapshot", "restore", "close")
 
-_LENGTH_BYTES: Final = 4
+#: Of the length that stands before the JSON of a binary message.
+LENGTH_BYTES: Final = 4
 _MOST_NAME: Final = 200
 _KEYS: Final = {"op", "stream", "id", "timeout", "data", "snapshot"}
 
@@ -77,6 +78,11 @@ class Call:
     snapshot: bytes | None
     binary: bool
 
+    @property
+    def said(self) -> dict[str, Any]:
+        """What every reply to it repeats."""
+        return {"stream": self.stream} if self.id is None else {"id": self.id, "stream": self.stream}
+
 
 def decode_call(message: str | bytes, options: ServerOptions) -> Call:
     """Return what a message asks for.
@@ -93,14 +99,14 @@ def decode_call(message: str | bytes, options: ServerOptions) -> Call:
         head = read_json(message, options.max_json, "message")
     else:
         view = memoryview(message)
-        length = int.from_bytes(view[:_LENGTH_BYTES], "little")
-        if len(view) < _LENGTH_BYTES or length > len(view) - _LENGTH_BYTES:
+        length = int.from_bytes(view[:LENGTH_BYTES], "little")
+        if len(view) < LENGTH_BYTES or length > len(view) - LENGTH_BYTES:
             raise FormatError(
                 f"message: expected the length of its JSON in the first 4 bytes, and that JSON behind them, found "
                 f"{len(view):,} bytes and {length:,} for that length"
             )
-        head = read_json(view[_LENGTH_BYTES : _LENGTH_BYTES + length], options.max_json, "message")
-        payload = view[_LENGTH_BYTES + length :]
+        head = read_json(view[LENGTH_BYTES : LENGTH_BYTES + length], options.max_json, "message")
+        payload = view[LENGTH_BYTES + length :]
     unknown = sorted(set(head) - _KEYS)
     if unknown:
         raise FormatError(f"message: expected {', '.join(sorted(_KEYS))}; found {', '.join(unknown)[:80]!r} too")
@@ -148,7 +154,7 @@ def encode_reply(head: Mapping[str, Any], payload: bytes | None = None, binary: 
     text = json_text(head)
     if not binary:
         return text.decode()
-    return b"".join([len(text).to_bytes(_LENGTH_BYTES, "little"), text, payload or b""])
+    return b"".join([len(text).to_bytes(LENGTH_BYTES, "little"), text, payload or b""])
 
 
 @dataclass(frozen=True)
@@ -218,6 +224,24 @@ class StepTensors:
             arrays[name] = array_of_bytes(part, datatype, (*([steps] if time else []), *(n or 0 for n in shape)), name)
             begin += steps * size
         return arrays
+
+    @cached_property
+    def _plain(self) -> tuple[int, np.dtype[Any], tuple[int, ...]] | None:
+        """The bytes, dtype and shape of a step of one input and one output, if any bytes are numbers of it."""
+        if len(self.inputs) > 1 or len(self.outputs) > 1:
+            return None
+        ((_, datatype, shape),) = self.inputs
+        if datatype == "BOOL" or None in shape or not self._sizes[0]:
+            return None
+        return self._sizes[0], DATATYPES[datatype], tuple(size or 0 for size in shape)
+
+    def plain_step(self, message: bytes, begin: int) -> Array | None:
+        """Return what :meth:`decode` makes of the data at ``begin``; None where it takes that one to tell."""
+        if self._plain is None or len(message) - begin != self._plain[0]:
+            return None
+        _, dtype, shape = self._plain
+        # Of a copy, which is aligned, as data behind a text seldom are.
+        return np.frombuffer(message[begin:], dtype).reshape(shape)
 
     def encode(self, y: Any, binary: bool) -> tuple[dict[str, Any], bytes | None]:
         """Return what a reply says of a result, and its binary data: one output behind the other."""

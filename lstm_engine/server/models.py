@@ -92,7 +92,7 @@ class ServedModel:
     @property
     def step_tensors(self) -> StepTensors:
         """What it takes and gives at each step."""
-        if self._step_tensors is None or self._step_tensors[0] is not self.model:
+        if self._step_tensors is None or self._step_tensors[0] is not self.batcher.model:
             self._step_tensors = self.model, StepTensors.of(self.model)
         return self._step_tensors[1]
 

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
     from .models import ModelTable
 
-__all__ = ["RequestMiddleware", "Telemetry"]
+__all__ = ["WIRE", "RequestMiddleware", "Telemetry"]
+
+#: Where the scope of a WebSocket has ``receive`` and ``send`` as they come from the server, without the framework.
+WIRE: Final = "lstm_engine.wire"
 
 #: Asked for every few seconds by machines: of no interest in a log.
 _QUIET: Final = ("/metrics", "/v2/health/live", "/v2/health/ready")
@@ -125,6 +128,7 @@ class RequestMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         if scope["type"] != "http":
+            scope[WIRE] = receive, send
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 500

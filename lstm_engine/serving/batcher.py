@@ -203,7 +203,27 @@ class Batcher(Dispatcher):
         """
         return await self._steps(stream_id, x, timeout, single=False)
 
+    def _begin_step(self, stream_id: Hashable, x: Any, timeout: float | None = None) -> Work:
+        """Queue a step without waiting for it: a task for each costs a server with many more than the step.
+
+        Arguments and errors are those of :meth:`step`; the errors of its arguments and of a full queue are raised.
+
+        Returns
+        -------
+        Work
+            Its ``future`` gets the answer. It must not be cancelled but by ``_abandon``.
+        """
+        return self._queued_steps(stream_id, x, timeout, single=True)
+
+    @property
+    def _full(self) -> bool:
+        """Whether who calls now would be refused, or come before somebody who waits in :meth:`room`."""
+        return self._admitted >= self._max_queue or bool(self._room)
+
     async def _steps(self, stream_id: Hashable, x: Any, timeout: float | None, *, single: bool) -> Any:
+        return await self._answer(self._queued_steps(stream_id, x, timeout, single=single))
+
+    def _queued_steps(self, stream_id: Hashable, x: Any, timeout: float | None, *, single: bool) -> Work:
         loop = self._admit(timeout)
         if self.obstacle is not None:
             raise self.obstacle
@@ -213,7 +233,8 @@ class Batcher(Dispatcher):
         entry = self._entry(stream_id)
         sequence = Sequence(inputs, len(inputs[0]), entry)
         work = Steps(loop.create_future(), loop.time(), sequence, single)
-        return await self._submit(work, timeout)
+        self._queue(work, timeout)
+        return work
 
     async def predict(self, x: Any, *, timeout: float | None = None) -> Any:
         """Compute whole sequences from a zero state, merged with what others ask for.

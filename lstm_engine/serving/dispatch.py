@@ -72,6 +72,23 @@ class Dispatcher:
 
     async def _submit(self, work: Work, timeout: float | None) -> Any:
         """Queue a call and wait for its answer."""
+        self._queue(work, timeout)
+        return await self._answer(work)
+
+    async def _answer(self, work: Work) -> Any:
+        """Wait for the answer of a call that is queued."""
+        try:
+            return await work.future
+        except asyncio.CancelledError:
+            if work.future.cancelled():
+                await self._cancelled(work)
+                self._metrics.cancelled += 1
+            else:
+                work.future.exception()  # the answer came in the same moment; nobody will look at an error
+            raise asyncio.CancelledError(progress(work)) from None
+
+    def _queue(self, work: Work, timeout: float | None) -> None:
+        """Queue a call."""
         loop = work.future.get_loop()
         entry = work.entry
         self._admitted += 1
@@ -85,15 +102,12 @@ class Dispatcher:
         if timeout is not None:
             work.timer = loop.call_later(timeout, self._expire, work)
         self._consider()
-        try:
-            return await work.future
-        except asyncio.CancelledError:
-            if work.future.cancelled():
-                await self._cancelled(work)
-                self._metrics.cancelled += 1
-            else:
-                work.future.exception()  # the answer came in the same moment; nobody will look at an error
-            raise asyncio.CancelledError(progress(work)) from None
+
+    async def _abandon(self, work: Work) -> None:
+        """Cancel a call that no task waits for; returns when it is known what has happened of it."""
+        if work.future.cancel():
+            await self._cancelled(work)
+            self._metrics.cancelled += 1
 
     async def _cancelled(self, work: Work) -> None:
         """Take a cancelled call out; one that is being computed is waited for, which tells what has happened."""

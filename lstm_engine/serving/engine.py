@@ -73,8 +73,14 @@ class Taken:
             self.last, self.merged = len(source.outputs[0].shape) == 2, source._rows_apart
             self.by_step = chain is not None and self.pool is not None and source.inputs[0].sequence
 
+        _, shape, indices = self.specs[0]
+        #: Of the only input, if it is of floats; None where the model has others.
+        self._step_shape = None if indices or len(self.specs) > 1 else shape
+
     def step_inputs(self, x: Any, time: bool) -> list[Array]:
         """Return checked inputs of steps, (time, ...) for each: of one step without a time axis if not ``time``."""
+        if not time and self._fits(x):
+            return [x[None]]
         values = [x] if isinstance(self.source, LSTM) else self.source._arguments.gathered((x,))
         arrays: list[Array] = []
         for value, (name, shape, indices) in zip(values, self.specs, strict=True):
@@ -85,6 +91,16 @@ class Taken:
         if len({len(array) for array in arrays}) > 1:
             raise ShapeError(f"inputs: expected the same number of steps, found {[len(array) for array in arrays]}")
         return arrays
+
+    def _fits(self, x: Any) -> bool:
+        """Return whether ``x`` is the only input of a step, as the pool takes it: what all checks would give back."""
+        return (
+            type(x) is np.ndarray
+            and x.shape == self._step_shape
+            and x.dtype is self.dtype
+            and x.flags.c_contiguous
+            and x.flags.aligned
+        )
 
     def rows(self, x: Any) -> tuple[list[Any], bool]:
         """Return checked inputs of a call, (rows, ...) for each, and whether the caller's had no axis of rows."""

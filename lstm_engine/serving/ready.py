@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from .engine import Round
-from .work import Change, Rows, Sequence, Work
+from .work import Change, Rows, Sequence, Steps, Work
 
 __all__ = ["ReadyQueue"]
 
@@ -99,6 +99,10 @@ class ReadyQueue:
         return current
 
     def _share(self, chosen: list[Work], current: Round) -> None:
+        if all(type(work) is Steps and work.left() == 1 for work in chosen):  # a step each, as services ask for
+            current.works += chosen
+            current.steps += [(work, work.sequence, 1) for work in chosen if isinstance(work, Steps)]
+            return
         budget, waiting = self._max_batch, len(chosen)
         # The short ones first: what they leave is for the long ones.
         for work in sorted(chosen, key=lambda one: one.left()):

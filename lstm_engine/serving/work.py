@@ -93,10 +93,11 @@ Piece = tuple[Sequence, int] | tuple[int, int]
 class Work:
     """One call: its pieces, its answer, and who waits for it."""
 
-    entry: StreamEntry | None = None
+    __slots__ = ("begun", "entry", "error", "expired", "future", "queued", "running", "settled", "since", "timer")
 
-    def __init__(self, future: asyncio.Future[Any], since: float) -> None:
+    def __init__(self, future: asyncio.Future[Any], since: float, entry: StreamEntry | None = None) -> None:
         self.future = future
+        self.entry = entry  # of the stream that it is a call to
         self.since = since  # when it was called
         self.begun = 0.0  # when its first round began
         self.queued = False  # among the calls that are ready
@@ -138,10 +139,11 @@ class Work:
 class Steps(Work):
     """Steps of one stream."""
 
+    __slots__ = ("_single", "sequence")
+
     def __init__(self, future: asyncio.Future[Any], since: float, sequence: Sequence, single: bool) -> None:
-        super().__init__(future, since)
+        super().__init__(future, since, sequence.entry)
         self.sequence = sequence
-        self.entry = sequence.entry
         self._single = single
 
     def left(self) -> int:
@@ -291,8 +293,7 @@ class Change(Work):
         action: Callable[[Engine], Any],
         entry: StreamEntry | None = None,
     ) -> None:
-        super().__init__(future, since)
-        self.entry = entry
+        super().__init__(future, since, entry)
         self._action = action
         self._result: Any = None
         self._left = 1
