@@ -31,6 +31,9 @@ _START_SECONDS: Final = 0.002
 _BACKLOG: Final = 2048
 #: Seconds after which a WebSocket is pinged, and in which it has to answer, so that one that is gone is noticed.
 _PING_SECONDS: Final = 20.0
+#: New objects that may be alive before garbage is looked for. Python's 700 are reached by the messages of some hundred
+#: clients that are being answered, again and again, and a twentieth of the time went into looking in vain.
+_GARBAGE: Final = 20_000
 
 
 def run(options: ServerOptions) -> int:
@@ -44,6 +47,7 @@ def _settle(service: Service, port: int) -> None:
     """Leave what has been loaded, which stays, out of garbage collections: one took 70 ms, in the middle of answers."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_GARBAGE)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

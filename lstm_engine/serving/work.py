@@ -156,7 +156,9 @@ class Steps(Work):
         return [(self.sequence, min(share, self.left()))]
 
     def answer(self) -> Any:
-        outputs = [y[0] if self._single else y for y in self.sequence.outputs]
+        outputs = self.sequence.outputs
+        if self._single:
+            return outputs[0][0] if len(outputs) == 1 else tuple([y[0] for y in outputs])
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
