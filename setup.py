@@ -89,7 +89,15 @@ def extension(name: str, **options: object) -> Extension:
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
         # Generated code is not ours to warn about. Most of it never runs, and a step is as fast with -Os.
         # The C core is compiled with all the warnings and optimisations above.
-        extra_compile_args=["-std=c11", "-Os", "-g0", "-fvisibility=hidden", "-Wno-unused-function", *SECTIONS, *NO_UNWINDING],
+        extra_compile_args=[
+            "-std=c11",
+            "-Os",
+            "-g0",
+            "-fvisibility=hidden",
+            "-Wno-unused-function",
+            *SECTIONS,
+            *NO_UNWINDING,
+        ],
         extra_link_args=[*LINK, "-pthread"],
         depends=[*DEPENDS, *SOURCES, *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("lstm_engine/*.px?"))],
         **options,
