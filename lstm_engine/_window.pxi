@@ -143,8 +143,6 @@ cdef class SlidingWindow:
             target = <cnp.ndarray>out
         else:
             target = writeable(out, "out", self.type_number, tuple([self.out_shape[axis] for axis in range(self.axes)]))
-        if out is not None and np.may_share_memory(source, target):
-            source = source.copy()
         x_data, y_data = cnp.PyArray_DATA(source), cnp.PyArray_DATA(target)
         self._enter()
         release = self.release_push if defer else self.release_settle

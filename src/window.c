@@ -7,6 +7,10 @@
 #include "chain.h"
 #include "float_state.h"
 
+/* Windows in flight from which the next answer is rehearsed: a step more is little beside theirs, and they
+ * have been through more memory than a core keeps near. */
+enum { REHEARSED_LENGTH = 64 };
+
 struct le_window {
     const le_chain *chain;
     size_t length;
@@ -22,6 +26,7 @@ struct le_window {
     char *sink;          /* [LE_CHAIN_ROWS][width]: outputs that nobody looks at */
     char *last;          /* [batch][width]: outputs of the last recurrent unit that the units behind it get */
     char *sample;        /* [batch][input]: what is pending */
+    char *rehearsed;     /* [up to LE_CHAIN_ROWS] blocks: a state that nobody needs */
     const void **x_rows; /* [LE_CHAIN_ROWS], and so the next three */
     const float **projected_rows;
     void **state_rows;
@@ -54,6 +59,8 @@ static le_status lay_out(le_window *window, le_arena *arena) {
     window->sink = le_arena_take(arena, LE_CHAIN_ROWS, row_bytes);
     window->last = le_arena_take(arena, window->batch, row_bytes);
     window->sample = le_arena_take(arena, window->batch, chain->input_size * chain->element_bytes);
+    window->rehearsed =
+        le_arena_take(arena, le_min_size(LE_CHAIN_ROWS, window->batch), chain->state_bytes);
     window->x_rows = le_arena_take(arena, LE_CHAIN_ROWS, sizeof *window->x_rows);
     window->projected_rows = le_arena_take(arena, LE_CHAIN_ROWS, sizeof *window->projected_rows);
     window->state_rows = le_arena_take(arena, LE_CHAIN_ROWS, sizeof *window->state_rows);
@@ -205,14 +212,14 @@ static void advance(le_window *window, const char *x, char *y) {
 
 /* The last step of the windows that end with a sample, alone. The sample is not projected before, for one
  * pass over the weights of one row is quicker than two; what the others need is done when they advance. */
-static void answer(le_window *window, const char *x, char *y) {
+static void answer(le_window *window, char *y) {
     const le_chain *chain = window->chain;
     const size_t x_bytes = chain->input_size * chain->element_bytes;
     const size_t y_bytes = chain->output_size * chain->element_bytes;
     for (size_t first = 0, rows; first < window->batch; first += rows) {
         rows = le_min_size(LE_CHAIN_ROWS, window->batch - first);
         for (size_t row = 0; row < rows; row++) {
-            window->x_rows[row] = x + (first + row) * x_bytes;
+            window->x_rows[row] = window->sample + (first + row) * x_bytes;
             window->state_rows[row] = state_of(window, oldest_of(window), first + row);
             window->y_rows[row] = y + (first + row) * y_bytes;
         }
@@ -221,9 +228,38 @@ static void answer(le_window *window, const char *x, char *y) {
     }
 }
 
+/* Run a step as the next answer will, on a state that nobody needs. After many other windows the weights, the
+ * code and the state of the oldest have left the nearest caches, and the answer would have to wait for them. */
+static void rehearse(le_window *window) {
+    const le_chain *chain = window->chain;
+    const size_t rows = le_min_size(LE_CHAIN_ROWS, window->batch);
+    memset(window->rehearsed, 0, rows * chain->state_bytes);
+    for (size_t row = 0; row < rows; row++) {
+        window->x_rows[row] = window->sample + row * chain->input_size * chain->element_bytes;
+        window->state_rows[row] = window->rehearsed + row * chain->state_bytes;
+        window->y_rows[row] = window->last + row * chain->width * chain->element_bytes;
+    }
+    le_chain_run(chain, 0, chain->units_count, rows, window->x_rows, NULL, window->state_rows, window->y_rows,
+                 &window->space);
+    const size_t next = (oldest_of(window) + 1) % window->length;
+    for (size_t byte = 0; byte < rows * chain->state_bytes; byte += LE_ALIGNMENT) {
+        __builtin_prefetch(state_of(window, next, 0) + byte, 1);
+    }
+}
+
+/* Let the windows in flight take a sample that is pending. */
+static int catch_up(le_window *window) {
+    const int pending = window->pending;
+    if (pending) {
+        window->pending = 0;
+        advance(window, window->sample, NULL);
+    }
+    return pending;
+}
+
 int le_window_push(le_window *window, const void *x, void *y, int defer) {
     const le_chain *chain = window->chain;
-    le_window_settle(window);
+    (void)catch_up(window);
     window->newest = oldest_of(window);
     memset(state_of(window, window->newest, 0), 0, window->batch * chain->state_bytes);
     window->samples += window->samples < window->length;
@@ -235,14 +271,13 @@ int le_window_push(le_window *window, const void *x, void *y, int defer) {
     memcpy(window->sample, x, window->batch * chain->input_size * chain->element_bytes);
     window->pending = 1;
     if (full) {
-        answer(window, x, y);
+        answer(window, y);
     }
     return full;
 }
 
 void le_window_settle(le_window *window) {
-    if (window->pending) {
-        window->pending = 0;
-        advance(window, window->sample, NULL);
+    if (catch_up(window) && window->length >= REHEARSED_LENGTH && window->samples + 1 >= window->length) {
+        rehearse(window);
     }
 }

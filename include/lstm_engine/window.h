@@ -34,14 +34,15 @@ void le_window_reset(le_window *window);
 size_t le_window_samples(const le_window *window);
 
 /* Take the next sample, x (batch, inputs). Returns 1, and the answers in y (batch, outputs), once there are
- * `length` samples; 0 before. x and y must not overlap.
+ * `length` samples; 0 before. x is read before y is written, so they may overlap.
  *
  * With `defer` only the windows that end with this sample take it, which is one step of each row; the others
  * do in le_window_settle, or at the beginning of the next call. Without, all do, as one batch. The bits are
  * the same. */
 int le_window_push(le_window *window, const void *x, void *y, int defer);
 
-/* Let the windows that are still in flight take the last sample; nothing if they have. */
+/* Let the windows that are still in flight take the last sample; nothing if they have. Made for the time
+ * between two samples, it ends with bringing near what the next answer needs, if they are many. */
 void le_window_settle(le_window *window);
 
 #ifdef __cplusplus
