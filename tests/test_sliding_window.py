@@ -164,6 +164,37 @@ def test_out_and_inputs_that_have_to_be_converted() -> None:
     np.testing.assert_array_equal(second.push(x[3].astype(x.dtype.newbyteorder())), first.push(x[3]))
 
 
+@pytest.mark.parametrize("defer", [False, True])
+@pytest.mark.parametrize("shift", [-1, 0, 1])
+def test_out_may_overlap_the_input(defer: bool, shift: int) -> None:
+    square = le.LSTM.from_weights(random(1, 4, 16), random(2, 4, 16))
+    rows = 130  # in several runs
+    one, other = square.sliding_window(2, batch=rows), square.sliding_window(2, batch=rows)
+    memory = random(3, rows + 2, 4)
+    for window in (one, other):
+        window.push(memory[:rows])
+    wanted = one.push(memory[1:-1].copy())
+    given, out = memory[1:-1], memory[1 + shift : rows + 1 + shift]
+    assert other.push(given, out=out, defer=defer) is out
+    np.testing.assert_array_equal(out, wanted)
+
+
+@pytest.mark.parametrize("batch", [None, 3, 70])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_rehearsed_is_forgotten(kind: str, batch: int | None) -> None:
+    """Settling many windows runs one more step, which no answer may show."""
+    length = 65
+    plain, settled = (causal_model(kind).sliding_window(length, batch) for _ in range(2))
+    for seed in range(length + 4):
+        x = inputs_of(kind, seed, *(() if batch is None else (batch,)))
+        wanted = plain.push(x)
+        found = settled.push(x, defer=True)
+        settled.settle()
+        assert (found is None) is (wanted is None) is (seed < length - 1)
+        if found is not None:
+            assert_same(kind, found, wanted)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
