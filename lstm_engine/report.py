@@ -175,7 +175,10 @@ def _without_effect(layer: LayerDescription, prefix: str = "") -> Iterator[str]:
 
 
 def _of_graph(graph: OnnxGraph) -> Report:
-    arrays = graph.initializers
+    from .onnx.graph import graphs
+
+    inside = list(graphs(graph))
+    arrays = {name: array for inner in inside for name, array in inner.initializers.items()}
 
     def weights(names: Iterable[str]) -> tuple[WeightReport, ...]:
         return tuple(array_report(name, name, arrays[name]) for name in names if name in arrays)
@@ -187,7 +190,9 @@ def _of_graph(graph: OnnxGraph) -> Report:
         version=f"(opset {graph.opset})",
         name=graph.name,
         layers=tuple(
-            LayerReport(node.name or node.outputs[0], node.operator, weights(node.inputs)) for node in graph.nodes
+            LayerReport(node.name or node.outputs[0], node.operator, weights(node.inputs))
+            for inner in inside
+            for node in inner.nodes
         ),
         inferred=graph.inferred,
         ignored=graph.ignored,

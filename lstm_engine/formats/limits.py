@@ -19,6 +19,7 @@ from typing import Final
 from lstm_engine.errors import FormatError, UnsupportedModelError
 
 __all__ = [
+    "MAX_BODIES",
     "MAX_RANK",
     "WAY_OUT",
     "Limits",
@@ -34,6 +35,9 @@ MIB: Final = 1 << 20
 
 #: Dimensions of one tensor: NumPy's own limit, so the one cap that cannot be raised.
 MAX_RANK: Final = 64
+
+#: Graphs of ONNX in nodes of graphs; exporters write two or three. Each takes a few of Python's frames when it runs.
+MAX_BODIES: Final = 12
 
 #: What a message about a cap ends with: the cap's field completes it.
 WAY_OUT: Final = "if you trust the file, raise limits=le.Limits({}=...)"
@@ -136,6 +140,7 @@ class Limits:
     pickle_integer_bytes: int = 32
     onnx_entries: int = 1 << 18
     onnx_value_bytes: int = 1 << 32
+    onnx_loop_nodes: int = 50_000_000
 
     def __post_init__(self) -> None:
         for field in fields(self):

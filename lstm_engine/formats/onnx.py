@@ -1,7 +1,8 @@
 """ONNX files: the protobuf is parsed by the onnx package, checked, and turned into plain data.
 
 External data is never followed: a model whose arrays lie in other files is refused. Nothing of the file is run:
-functions, subgraphs and operators of domains that are not known are refused by name, all together.
+functions and operators of domains that are not known are refused by name, all together. Graphs in nodes, the bodies of
+loops and branches, are read as the graph itself is, and share its caps.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lstm_engine.errors import FormatError, LstmEngineError, UnsafeFileError, UnsupportedModelError, raise_together
-from lstm_engine.onnx.graph import Attribute, OnnxGraph, OnnxNode, OnnxValue
+from lstm_engine.onnx.graph import Attribute, OnnxBody, OnnxGraph, OnnxNode, OnnxValue, graphs
 
 from .content import read_head, read_whole
-from .limits import MAX_RANK, WAY_OUT, current_limits, nonfinite_allowed, tensor_room
+from .limits import MAX_BODIES, MAX_RANK, WAY_OUT, current_limits, nonfinite_allowed, tensor_room
 from .onnx_wire import check_wire
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ _ATTRIBUTES: Final[dict[int, Callable[[Any], Attribute]]] = {
     8: lambda a: tuple(map(_text, a.strings)),
 }
 _TENSOR: Final = 4
-_REFUSED_ATTRIBUTES: Final = {5: "a subgraph", 10: "subgraphs", 9: "several tensors", 11: "a sparse tensor"}
+_GRAPH: Final = 5
+_REFUSED_ATTRIBUTES: Final = {10: "a list of graphs", 9: "several tensors", 11: "a sparse tensor"}
 
 
 def _text(value: bytes) -> str:
@@ -165,35 +168,26 @@ class _Reader:
         self.problems = _Problems()
         self.limits = current_limits()
         self.room = tensor_room(file_bytes)
+        self.arrays = 0
 
     def read(self) -> OnnxGraph:
         graph = self.model.graph
         opset = self._opset()
-        if len(graph.initializer) > self.limits.tensors:
-            raise FormatError(
-                f"{self.source}: expected at most {self.limits.tensors:,} arrays, found {len(graph.initializer):,}; "
-                + WAY_OUT.format("tensors")
-            )
         for function in self.model.functions:
             self.problems.unsupported.append(
                 f"function {function.domain}.{function.name}: functions of a model's own are not supported; inline "
                 "them with onnx.inliner.inline_local_functions and save the model again"
             )
-        for tensor in graph.sparse_initializer:
-            self.problems.unsupported.append(
-                f"array {tensor.values.name!r}: sparse arrays are not supported; store it as a dense initializer"
-            )
-        nodes = self._nodes(graph)
-        used = {name for node in nodes for name in node.inputs} | {value.name for value in graph.output}
-        arrays = self._initializers(graph, used)
+        nodes, arrays = self._parts(graph, ())
         inputs = self._values((value for value in graph.input if value.name not in arrays), "input")
         outputs = self._values(graph.output, "output")
-        self._check_names(graph, nodes, arrays)
+        if not len(graph.output):
+            self.problems.damaged.append("expected at least one output of the graph, found none")
         self.problems.report(self.source)
         producer = f"{self.model.producer_name} {self.model.producer_version}".strip()
-        ignored = [f"unused array {t.name!r}" for t in graph.initializer if t.name not in used]
+        ignored = [f"unused array {tensor.name!r}" for tensor in graph.initializer if tensor.name not in arrays]
         ignored += ["training information"] if len(self.model.training_info) else []
-        return OnnxGraph(
+        read = OnnxGraph(
             source=self.source,
             file_bytes=self.file_bytes,
             producer=producer,
@@ -203,13 +197,15 @@ class _Reader:
             outputs=outputs,
             initializers=arrays,
             nodes=nodes,
-            inferred=tuple(
-                f"{node.describe()}: its 8-bit weights are used exactly, its inputs and states are not quantized"
-                for node in nodes
-                if node.operator == "com.microsoft.DynamicQuantizeLSTM"
-            ),
             ignored=tuple(ignored),
         )
+        inferred = tuple(
+            f"{node.describe()}: its 8-bit weights are used exactly, its inputs and states are not quantized"
+            for inner in graphs(read)
+            for node in inner.nodes
+            if node.operator == "com.microsoft.DynamicQuantizeLSTM"
+        )
+        return replace(read, inferred=inferred)
 
     def _opset(self) -> int:
         versions = [entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")]
@@ -226,14 +222,42 @@ class _Reader:
 
     # --- Nodes ----------------------------------------------------------------------------------------------------
 
-    def _nodes(self, graph: GraphProto) -> tuple[OnnxNode, ...]:
+    def _parts(self, graph: GraphProto, around: tuple[set[str], ...]) -> tuple[tuple[OnnxNode, ...], dict[str, Array]]:
+        """Return the nodes and arrays of a graph; ``around`` has the names of each graph around it."""
+        self.arrays += len(graph.initializer)
+        if self.arrays > self.limits.tensors:
+            raise FormatError(
+                f"{self.source}: expected at most {self.limits.tensors:,} arrays, found {self.arrays:,}; "
+                + WAY_OUT.format("tensors")
+            )
+        for tensor in graph.sparse_initializer:
+            self.problems.unsupported.append(
+                f"array {tensor.values.name!r}: sparse arrays are not supported; store it as a dense initializer"
+            )
+        if len(around) > MAX_BODIES:
+            raise FormatError(f"{self.source}: expected at most {MAX_BODIES} graphs in graphs, found more")
+        own = {name for node in graph.node for name in node.output if name}
+        own.update(value.name for value in (*graph.input, *graph.initializer))
+        nodes = self._nodes(graph, (*around, own))
+        used = {name for node in nodes for name in node.needs} | {value.name for value in graph.output}
+        arrays = self._initializers(graph, used)
+        self._check_names(graph, nodes, arrays, around)
+        return nodes, arrays
+
+    def _body(self, graph: GraphProto, around: tuple[set[str], ...]) -> OnnxBody:
+        nodes, arrays = self._parts(graph, around)
+        inputs, outputs = (self._values(ends, "value", bare=True) for ends in (graph.input, graph.output))
+        return OnnxBody(graph.name, inputs, outputs, arrays, nodes)
+
+    def _nodes(self, graph: GraphProto, names: tuple[set[str], ...]) -> tuple[OnnxNode, ...]:
         """Return the nodes that the outputs need, in an order in which every node finds its inputs ready."""
         makers: dict[str, int] = {}
         for place, node in enumerate(graph.node):
             for name in node.output:
                 if name and makers.setdefault(name, place) != place:
                     self.problems.damaged.append(f"value {name!r}: expected one node that makes it, found two")
-        order: list[int] = []
+        order: list[OnnxNode] = []
+        read: dict[int, OnnxNode] = {}
         state: dict[int, bool] = {}  # False while the inputs of a node are being looked at, True when it is placed
         waiting = [makers[value.name] for value in reversed(graph.output) if value.name in makers]
         while waiting:
@@ -242,10 +266,11 @@ class _Reader:
                 waiting.pop()
                 if not state[place]:
                     state[place] = True
-                    order.append(place)
+                    order.append(read[place])
                 continue
             state[place] = False
-            for name in reversed(graph.node[place].input):
+            read[place] = self._node(graph.node[place], names)
+            for name in reversed(read[place].needs):
                 before = makers.get(name)
                 if before is None or state.get(before):
                     continue
@@ -253,15 +278,20 @@ class _Reader:
                     self.problems.damaged.append(f"value {name!r}: expected a graph without cycles, found one here")
                     self.problems.report(self.source)
                 waiting.append(before)
-        return tuple(self._node(graph.node[place]) for place in order)
+        return tuple(order)
 
-    def _node(self, node: NodeProto) -> OnnxNode:
+    def _node(self, node: NodeProto, names: tuple[set[str], ...]) -> OnnxNode:
         domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}."
         attributes: dict[str, Attribute] = {}
-        plain = OnnxNode(node.name, domain + node.op_type, tuple(node.input), tuple(node.output), attributes)
+        bodies: dict[str, OnnxBody] = {}
+        plain = OnnxNode(node.name, domain + node.op_type, tuple(node.input), tuple(node.output), attributes, bodies)
         for attribute in node.attribute:
+            known = attribute.name in attributes or attribute.name in bodies
+            if attribute.type == _GRAPH and not (known or attribute.ref_attr_name):
+                bodies[attribute.name] = self._body(attribute.g, names)
+                continue
             try:
-                if attribute.name in attributes:
+                if known:
                     raise FormatError(f"attribute {attribute.name!r}: expected it once, found it twice")
                 attributes[attribute.name] = self._attribute(attribute)
             except LstmEngineError as error:
@@ -276,14 +306,7 @@ class _Reader:
         take = _ATTRIBUTES.get(attribute.type)
         if take is None:
             what = _REFUSED_ATTRIBUTES.get(attribute.type, f"a value of type {attribute.type}")
-            hint = ""
-            if attribute.type in (5, 10):
-                hint = (
-                    ": loops and branches cannot be loaded; export the model so that its recurrent layers become LSTM, "
-                    "GRU or RNN nodes (tf2onnx does that for LSTM layers with sigmoid gates and no mask), or "
-                    "load the Keras or PyTorch file"
-                )
-            raise UnsupportedModelError(f"attribute {attribute.name!r}: {what} is not supported{hint}")
+            raise UnsupportedModelError(f"attribute {attribute.name!r}: {what} is not supported")
         return take(attribute)
 
     # --- Arrays ---------------------------------------------------------------------------------------------------
@@ -373,18 +396,19 @@ class _Reader:
 
     # --- Inputs, outputs and names --------------------------------------------------------------------------------
 
-    def _values(self, values: Iterable[ValueInfoProto], kind: str) -> tuple[OnnxValue, ...]:
+    def _values(self, values: Iterable[ValueInfoProto], kind: str, bare: bool = False) -> tuple[OnnxValue, ...]:
+        """Return inputs or outputs; ``bare`` ones, of a body, may be without a type or a shape."""
         found: list[OnnxValue] = []
         for value in values:
             described = f"{kind} {value.name!r}"
             tensor = value.type.tensor_type
             if value.type.WhichOneof("value") not in ("tensor_type", None):
                 self.problems.unsupported.append(f"{described}: expected a tensor, found a sequence, map or optional")
-            elif tensor.elem_type not in _DTYPES:
+            elif tensor.elem_type not in _DTYPES and not (bare and not tensor.elem_type):
                 self.problems.unsupported.append(
                     f"{described}: elements of type {_type_name(tensor.elem_type)} are not supported"
                 )
-            elif not tensor.HasField("shape") or len(tensor.shape.dim) > MAX_RANK:
+            elif not (bare or tensor.HasField("shape")) or len(tensor.shape.dim) > MAX_RANK:
                 self.problems.damaged.append(
                     f"{described}: expected a shape of at most {MAX_RANK} axes (open sizes allowed), found "
                     f"{len(tensor.shape.dim) or 'none'}"
@@ -396,10 +420,16 @@ class _Reader:
                     else (dim.dim_param or None)
                     for dim in tensor.shape.dim
                 )
-                found.append(OnnxValue(value.name, _DTYPES[tensor.elem_type][0], axes))
+                found.append(OnnxValue(value.name, _DTYPES.get(tensor.elem_type, ("",))[0], axes))
         return tuple(found)
 
-    def _check_names(self, graph: GraphProto, nodes: Iterable[OnnxNode], arrays: Mapping[str, Array]) -> None:
+    def _check_names(
+        self,
+        graph: GraphProto,
+        nodes: Iterable[OnnxNode],
+        arrays: Mapping[str, Array],
+        around: tuple[set[str], ...],
+    ) -> None:
         damaged = self.problems.damaged
         inputs = [value.name for value in graph.input]
         made = {name for node in graph.node for name in node.output if name}
@@ -408,15 +438,23 @@ class _Reader:
             for name, count in Counter(inputs).items()
             if count > 1
         ]
+        given = {*inputs, *(tensor.name for tensor in graph.initializer)}
         damaged += [f"value {name!r}: is both made by a node and given" for name in sorted(made & {*inputs, *arrays})]
-        known = made | {*inputs, *arrays}
-        missing = {name for node in nodes for name in node.inputs if name} | {value.name for value in graph.output}
+        known = made | given
+        if around:
+            # An array of the whole graph may be an input as well: that was its default value once.
+            damaged += [f"value {name!r}: is an input and an array" for name in sorted(arrays.keys() & set(inputs))]
+            damaged += [
+                f"value {name!r}: expected a name that no graph around has, found it there"
+                for name in sorted(known)
+                if any(name in names for names in around)
+            ]
+        missing = {name for node in nodes for name in node.needs} | {value.name for value in graph.output}
         damaged += [
             f"value {name!r}: expected an input, an array or a node that makes it, found none"
             for name in sorted(missing - known)
+            if not any(name in names for names in around)
         ]
-        if not len(graph.output):
-            damaged.append("expected at least one output of the graph, found none")
         if any(len(name) > self.limits.name_length for name in known):
             damaged.append(
                 f"expected names of at most {self.limits.name_length:,} characters, found a longer one; "

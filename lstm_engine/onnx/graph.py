@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
-__all__ = ["ELEMENT_TYPES", "Attribute", "OnnxGraph", "OnnxNode", "OnnxValue"]
+__all__ = ["ELEMENT_TYPES", "Attribute", "OnnxBody", "OnnxGraph", "OnnxNode", "OnnxValue", "graphs"]
 
 #: Value of an attribute: a number, a text, a tuple of either, or an array.
 Attribute = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | NDArray[Any]
@@ -31,9 +31,10 @@ class OnnxValue:
     name
         Its name.
     dtype
-        NumPy's name of its type, such as ``"float32"``: one of :data:`ELEMENT_TYPES`.
+        NumPy's name of its type, such as ``"float32"``: one of :data:`ELEMENT_TYPES`; empty where a body does not say.
     axes
-        For each axis its size, the name of an open size, or None for an open size without a name.
+        For each axis its size, the name of an open size, or None for an open size without a name; none where a body
+        does not say.
     """
 
     name: str
@@ -61,6 +62,8 @@ class OnnxNode:
         Names of values; empty for an optional one that is absent.
     attributes
         By name.
+    bodies
+        The graphs that it runs, by the name of the attribute.
     """
 
     name: str
@@ -68,10 +71,58 @@ class OnnxNode:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Attribute]
+    bodies: Mapping[str, OnnxBody] = field(default_factory=dict)
+
+    @property
+    def captured(self) -> tuple[str, ...]:
+        """Names of values that its bodies take from the graph around it."""
+        return tuple(dict.fromkeys(name for body in self.bodies.values() for name in body.captured))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of all values that must be there before it runs."""
+        return (*filter(None, self.inputs), *self.captured)
 
     def describe(self) -> str:
         """Return how messages name the node."""
         return f"node {self.name or next((name for name in self.outputs if name), '')!r} ({self.operator})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OnnxBody:
+    """A graph inside of a node. It sees the values of the graphs around it, and no name of theirs is made again in it.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    inputs, outputs
+        What the node gives it and takes from it, in order.
+    initializers
+        Arrays of its own by name, read-only.
+    nodes
+        In an order in which every node finds its inputs ready; without those that no output needs.
+    """
+
+    name: str
+    inputs: tuple[OnnxValue, ...]
+    outputs: tuple[OnnxValue, ...]
+    initializers: Mapping[str, NDArray[Any]]
+    nodes: tuple[OnnxNode, ...]
+
+    @property
+    def made(self) -> set[str]:
+        """Names of the values that are its own."""
+        outputs = {name for node in self.nodes for name in node.outputs if name}
+        return outputs.union(self.initializers, (value.name for value in self.inputs))
+
+    @property
+    def captured(self) -> tuple[str, ...]:
+        """Names of values that it takes from the graphs around it."""
+        used = dict.fromkeys(name for node in self.nodes for name in node.needs)
+        used.update(dict.fromkeys(value.name for value in self.outputs))
+        made = self.made
+        return tuple(name for name in used if name not in made)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,3 +164,11 @@ class OnnxGraph:
     nodes: tuple[OnnxNode, ...]
     inferred: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+
+
+def graphs(graph: OnnxGraph | OnnxBody) -> Iterator[OnnxGraph | OnnxBody]:
+    """Return a graph and all graphs in it."""
+    yield graph
+    for node in graph.nodes:
+        for body in node.bodies.values():
+            yield from graphs(body)

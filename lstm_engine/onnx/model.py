@@ -17,7 +17,7 @@ from lstm_engine.model import Model
 from lstm_engine.options import Backend, ComputeType, check_options
 from lstm_engine.thread_count import NumThreads, shared_threads
 
-from .graph import OnnxGraph, OnnxValue
+from .graph import OnnxGraph, OnnxNode, OnnxValue, graphs
 from .program import Program
 from .recurrent import LSTM_OPERATORS, lstm_weights
 from .table import Array
@@ -103,14 +103,15 @@ class OnnxModel(Model):
         """
         rows = [("Node (operator)", "Outputs", "Weights", "Inputs")]
         rows += [(f"{spec.name} (Input)", str(spec.shape), "0", "") for spec in self.inputs]
-        constants = self._program.constants
-        for step in self._program.steps:
+        for depth, program, step in self._program.walk():
             node = step.site.node
             outputs = ", ".join(name for name in node.outputs if name)
-            inputs = ", ".join(name for name in node.inputs if name and name not in constants)
-            rows.append((f"{node.name} ({node.operator})".strip(), outputs, f"{step.parameters:,}", inputs))
+            inputs = ", ".join(name for name in node.inputs if name and name not in program.constants)
+            named = f"{node.name} ({node.operator})".strip()
+            rows.append((f"{'. ' * depth}{named}", outputs, f"{step.parameters:,}", inputs))
         graph = self._program.graph
-        total = sum(array.size for array in graph.initializers.values() if array.dtype.kind == "f")
+        arrays = [array for inner in graphs(graph) for array in inner.initializers.values()]
+        total = sum(array.size for array in arrays if array.dtype.kind == "f")
         self._print_table(rows, f" ({graph.producer}, opset {graph.opset})", total, print_fn)
 
     # --- Calls ----------------------------------------------------------------------------------------------------
@@ -271,7 +272,7 @@ def lstm_weights_from_onnx(graph: OnnxGraph, node: str | None) -> LSTMWeights:
     UnsupportedModelError
         If there is no such node, or several and none was named, or its weights are not constant.
     """
-    lstms = [found for found in graph.nodes if found.operator in LSTM_OPERATORS]
+    lstms = [found for inner in graphs(graph) for found in inner.nodes if found.operator in LSTM_OPERATORS]
     chosen = lstms if node is None else [found for found in lstms if node and node in (found.name, *found.outputs)]
     if len(chosen) != 1:
         wanted = "exactly one LSTM node" if node is None else f"an LSTM node {node!r}"
@@ -280,7 +281,7 @@ def lstm_weights_from_onnx(graph: OnnxGraph, node: str | None) -> LSTMWeights:
         raise UnsupportedModelError(
             "\n".join([f"{graph.source}: expected {wanted}, found {len(lstms)} LSTM nodes{hint}", *listed])
         )
-    return _weights_of(graph, chosen[0].outputs)
+    return _weights_of(graph, chosen[0])
 
 
 def _shapes(graph: OnnxGraph, names: tuple[str, ...]) -> str:
@@ -288,11 +289,12 @@ def _shapes(graph: OnnxGraph, names: tuple[str, ...]) -> str:
     return " and ".join(shapes) or "computed by the graph"
 
 
-def _weights_of(graph: OnnxGraph, outputs: tuple[str, ...]) -> LSTMWeights:
-    """Return the weights of the LSTM node that makes ``outputs``."""
-    program = Program(graph, Numerics("float32"))
-    (step,) = [step for step in program.steps if step.site.node.outputs == outputs]
-    node = step.site.node
+def _weights_of(graph: OnnxGraph, node: OnnxNode) -> LSTMWeights:
+    """Return the weights of an LSTM node."""
+    found = [place for place in Program(graph, Numerics("float32")).walk() if place[2].site.node is node]
+    if not found:
+        raise UnsupportedModelError(f"{graph.source}: {node.describe()}: stands in a branch that is never taken")
+    ((_, program, step),) = found
     constants = [program.constants.get(name) for name in node.inputs]
     w, r, b, p = LSTM_OPERATORS[node.operator](*constants)
     computed = [

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from lstm_engine.errors import (
-    FormatError,
-    LstmEngineError,
-    ShapeError,
-    UnsafeFileError,
-    UnsupportedModelError,
-    raise_together,
-)
+from lstm_engine.errors import FormatError, LstmEngineError, ShapeError, UnsafeFileError, UnsupportedModelError
 from lstm_engine.formats.limits import current_limits
 from lstm_engine.layers.numerics import Numerics
 
 # The modules put their operators into the table.
-from . import operators, quantized, recurrent, reducing, shaping  # noqa: F401
-from .graph import ELEMENT_TYPES, OnnxGraph, OnnxNode
-from .table import OPERATORS, Array, Call, Compute, Site
+from . import control, operators, quantized, recurrent, reducing, shaping  # noqa: F401
+from .checks import check_graph
+from .graph import OnnxBody, OnnxGraph, OnnxNode
+from .table import OPERATORS, Allowance, Array, Call, Compute, Prepare, Site
 
 __all__ = ["Program", "Step"]
 
@@ -48,7 +41,9 @@ class Step:
     memory_bytes
         Bytes of prepared weights.
     parameters
-        Number of weights among its inputs.
+        Number of weights among its inputs, or in its bodies.
+    programs
+        What it runs of its bodies.
     """
 
     site: Site
@@ -58,6 +53,38 @@ class Step:
     release: tuple[int, ...]
     memory_bytes: int
     parameters: int
+    programs: tuple[Program, ...] = ()
+
+
+@dataclass(slots=True)
+class _Work:
+    """What constant parts may take, those of all bodies together: bytes, and about how many steps."""
+
+    room: int
+    work: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Inside:
+    """A body, and what it has of the graphs around it.
+
+    Parameters
+    ----------
+    body
+        The body.
+    given
+        Names of the values that it is given before its own inputs.
+    constants, weights
+        Values that never change, by name; those of them that are arrays of the file.
+    work
+        For its constant parts.
+    """
+
+    body: OnnxBody
+    given: tuple[str, ...]
+    constants: Mapping[str, Array]
+    weights: Mapping[str, Array]
+    work: _Work
 
 
 class Program:
@@ -79,16 +106,33 @@ class Program:
         If nodes do not fit their operators, or constant parts cannot be computed.
     """
 
-    def __init__(self, graph: OnnxGraph, numerics: Numerics) -> None:
+    def __init__(self, graph: OnnxGraph, numerics: Numerics, _inside: _Inside | None = None) -> None:
         self.graph, self.numerics = graph, numerics
-        self.room = current_limits().onnx_value_bytes
-        self._check_empty_arrays()
-        sites = self._sites()
-        self.constants: dict[str, Array] = {name: self._in_type(value) for name, value in graph.initializers.items()}
-        waiting = self._folded(sites)
-        self._places = {value.name: place for place, value in enumerate(graph.inputs)}
+        limits = current_limits()
+        self.room, self._nodes = limits.onnx_value_bytes, limits.onnx_loop_nodes
+        if _inside is None:
+            check_graph(graph)
+            # Honest graphs shape a few weights, once. The slowest operators take some seconds for the work where a
+            # file asks for all that it may.
+            room = limits.of_tensors(graph.file_bytes)
+            none: Mapping[str, Array] = {}
+            self._source, self._work = f"{graph.source}: ", _Work(room, 2.0 * room)
+            self.body, given, around, weights = graph, (), none, none
+        else:
+            self._source, self._work = "", _inside.work
+            self.body, given = _inside.body, _inside.given
+            around, weights = _inside.constants, _inside.weights
+        arrays = self.body.initializers
+        self._weights = {**weights, **arrays}
+        self.constants: dict[str, Array] = {**around, **{name: self._in_type(value) for name, value in arrays.items()}}
+        self._work.room -= sum(array.nbytes for array in arrays.values())
+        waiting = self._folded(self._sites())
+        #: The file's arrays, by what stands for them among the constants.
+        self._arrays = {id(self.constants[name]): array for name, array in self._weights.items()}
+        inputs = [*given, *(value.name for value in self.body.inputs if value.name not in around)]
+        self._places = {name: place for place, name in enumerate(inputs)}
         self.steps = self._bound(waiting)
-        self.outputs = tuple(self._place(value.name) for value in graph.outputs)
+        self.outputs = tuple(self._place(value.name) for value in self.body.outputs)
         used = {place for step in self.steps for place in step.inputs} | set(self.outputs)
         self._values: list[Array | None] = [None] * len(self._places)
         for name, value in self.constants.items():
@@ -105,112 +149,43 @@ class Program:
     # --- Making it --------------------------------------------------------------------------------------------------
 
     def _sites(self) -> list[Site]:
-        """Return the nodes with their attributes, checked."""
-        graph = self.graph
-        self._check_order()
-        used = {name for node in graph.nodes for name in node.inputs} | {value.name for value in graph.outputs}
-        unsupported: dict[str, list[OnnxNode]] = {}
-        damaged: list[str] = []
-        refused: list[str] = []
-        sites = []
-        for node in graph.nodes:
-            known = OPERATORS.get(node.operator)
-            if known is None:
-                unsupported.setdefault(node.operator, []).append(node)
-                continue
-            try:
-                attributes = known.check(node, graph.opset)
-            except FormatError as error:
-                damaged.append(f"{node.describe()}: {error}")
-                continue
-            except UnsupportedModelError as error:
-                refused.append(f"{node.describe()}: {error}")
-                continue
-            wanted = tuple(bool(name) and name in used for name in node.outputs)
-            sites.append(Site(node, graph.opset, self.numerics, attributes, wanted))
-        problems = [
-            f"operator {name!r} is not supported ({len(nodes)} time{'s' if len(nodes) > 1 else ''}, first in "
-            f"{nodes[0].describe()})"
-            for name, nodes in unsupported.items()
-        ] + refused
-        raise_together(UnsupportedModelError, graph.source, problems + damaged if problems else [])
-        raise_together(FormatError, graph.source, damaged)
-        return sites
-
-    def _check_empty_arrays(self) -> None:
-        """Raise FormatError for empty arrays whose sizes other than 0 are beyond what a file may ask for.
-
-        Their reader has no bytes of them to count, and what a node makes of them may be without the 0.
-        """
-        room = current_limits().of_tensors(self.graph.file_bytes)
-        arrays = [(f"array {name!r:.100}", array) for name, array in self.graph.initializers.items()]
-        arrays += [
-            (f"{node.describe()}: attribute {name!r}", value)
-            for node in self.graph.nodes
-            for name, value in node.attributes.items()
-            if isinstance(value, np.ndarray)
+        """Return the nodes with their attributes."""
+        used = {name for node in self.body.nodes for name in node.needs} | {value.name for value in self.body.outputs}
+        return [
+            Site(
+                node,
+                self.graph.opset,
+                self.numerics,
+                OPERATORS[node.operator].check(node, self.graph.opset),
+                tuple(bool(name) and name in used for name in node.outputs),
+            )
+            for node in self.body.nodes
         ]
-        problems = [
-            f"{described}: expected a shape that memory can hold, found {array.shape}"
-            for described, array in arrays
-            if 0 in array.shape and math.prod(size or 1 for size in array.shape) * array.itemsize > room
-        ]
-        raise_together(FormatError, self.graph.source, problems)
-
-    def _check_order(self) -> None:
-        """Raise FormatError unless every value is made once, before it is used, and those at the ends have known types.
-
-        The reader of ONNX files sees to it; a graph may come from another file too.
-        """
-        made = {*(value.name for value in self.graph.inputs), *self.graph.initializers}
-        problems = [
-            f"{value.name!r}: expected an element type of {', '.join(sorted(ELEMENT_TYPES))}, found {value.dtype!r:.40}"
-            for value in (*self.graph.inputs, *self.graph.outputs)
-            if value.dtype not in ELEMENT_TYPES
-        ]
-        for node in self.graph.nodes:
-            problems += [
-                f"{node.describe()}: expected inputs that are made before it, found none for {name!r}"
-                for name in node.inputs
-                if name and name not in made
-            ]
-            outputs = [name for name in node.outputs if name]
-            problems += [f"{node.describe()}: makes {name!r} again" for name in outputs if name in made]
-            made.update(outputs)
-        problems += [
-            f"output {value.name!r}: expected a value that is made, found none"
-            for value in self.graph.outputs
-            if value.name not in made
-        ]
-        raise_together(FormatError, self.graph.source, problems)
 
     def _folded(self, sites: Sequence[Site]) -> list[Site]:
         """Compute what depends on constants alone, as long as that is quick; return the rest."""
-        # Room for constants, and for the work on them: honest graphs shape a few weights, once. The slowest operators
-        # take some seconds for it where a file asks for all that it may.
-        room = current_limits().of_tensors(self.graph.file_bytes)
-        work = 2.0 * room
-        room -= sum(array.nbytes for array in self.graph.initializers.values())
+        left = self._work
         waiting = []
         for site in sites:
             node = site.node
             inputs = [self.constants.get(name) for name in node.inputs]
-            if any(name and array is None for name, array in zip(node.inputs, inputs, strict=True)):
+            if node.bodies or any(name and array is None for name, array in zip(node.inputs, inputs, strict=True)):
                 waiting.append(site)
                 continue
             known = OPERATORS[node.operator]
             size = sum(array.nbytes for array in inputs if array is not None) + 100
             cost = size if known.work is None else max(size, known.work(*inputs))
-            if cost > work:
+            if cost > left.work:
                 waiting.append(site)
                 continue
-            work -= cost
+            left.work -= cost
             with self._naming(site, FormatError), np.errstate(all="ignore"):
-                results = _as_outputs(known.compute(Call(site, min(room, self.room)), *inputs))
+                call = Call(site, min(left.room, self.room), Allowance(0))
+                results = _as_outputs(known.compute(call, *inputs))
             for name, result in zip(node.outputs, results, strict=False):
                 if name and result is not None:
                     if not any(result is given for given in inputs):
-                        room, work = room - result.nbytes, work - result.nbytes
+                        left.room, left.work = left.room - result.nbytes, left.work - result.nbytes
                     # A view would keep alive what it was cut from.
                     kept = result if result.base is None or result.nbytes == 0 else np.array(result, order="C")
                     kept.setflags(write=False)
@@ -219,20 +194,25 @@ class Program:
 
     def _bound(self, sites: Sequence[Site]) -> tuple[Step, ...]:
         """Return the steps, weights packed where they are constant."""
-        alive = {value.name for value in self.graph.outputs}
+        alive = {value.name for value in self.body.outputs}
         steps: list[Step] = []
         release: list[tuple[int, ...]] = []
         for site in reversed(sites):
-            touched = {name for name in (*site.node.inputs, *site.node.outputs) if name} - alive
-            touched -= set(self.constants)
+            names = (*site.node.needs, *site.node.outputs)
+            touched = {name for name in names if name and name not in alive and name not in self.constants}
             release.append(tuple(self._place(name) for name in sorted(touched)))
             alive |= touched
         prepared: dict[Any, Compute] = {}
         for site, released in zip(sites, reversed(release), strict=True):
             node, known = site.node, OPERATORS[site.node.operator]
             constants = [self.constants.get(name) for name in node.inputs]
-            compute, memory = known.compute, 0
-            if known.bind is not None:
+            compute, memory, programs = known.compute, 0, ()
+            captured = tuple(name for name in node.captured if name not in self.constants)
+            if known.nest is not None:
+                with self._naming(site, FormatError):
+                    compute, nested = known.nest(site, constants, self._preparing(node, captured))
+                programs = tuple(nested)
+            elif known.bind is not None:
                 # The steps of a loop that an exporter wrote out have the same weights: they are packed once.
                 names = tuple(name if name in self.constants else bool(name) for name in node.inputs)
                 key = (node.operator, names, tuple(site.attributes.items()), site.wanted)
@@ -244,32 +224,66 @@ class Program:
                     if bound is not None:
                         compute, memory = bound
                         prepared[key] = compute
-            weights = {name: self.graph.initializers.get(name) for name in node.inputs}
+            weights = {name: self._weights.get(name) for name in node.inputs if not programs}
+            own = sum(array.size for array in weights.values() if array is not None and array.dtype.kind == "f")
             steps.append(
                 Step(
                     site,
                     compute,
-                    tuple(self._place(name) if name else None for name in node.inputs),
+                    tuple(self._place(name) if name else None for name in (*node.inputs, *captured)),
                     tuple(self._place(name) if name else None for name in node.outputs),
                     released,
                     memory,
-                    sum(array.size for array in weights.values() if array is not None and array.dtype.kind == "f"),
+                    own + sum(step.parameters for program in programs for step in program.steps),
+                    programs,
                 )
             )
         return tuple(steps)
 
+    def _preparing(self, node: OnnxNode, captured: tuple[str, ...]) -> Prepare:
+        """Return what makes the programs of a node's bodies."""
+
+        def prepare(body: OnnxBody, fixed: Mapping[str, Array]) -> Program:
+            seen = {name: self.constants[name] for name in node.captured if name in self.constants}
+            constants = {**seen, **fixed}
+            weights = {name: self._arrays[id(value)] for name, value in constants.items() if id(value) in self._arrays}
+            return Program(self.graph, self.numerics, _Inside(body, captured, constants, weights, self._work))
+
+        return prepare
+
     def _naming(self, site: Site, misfit: type[LstmEngineError]) -> _Naming:
-        return _Naming(site.node, self.graph.source, misfit)
+        return _Naming(site.node, self._source, misfit)
 
     # --- Running it -------------------------------------------------------------------------------------------------
 
+    def walk(self) -> Iterator[tuple[int, Program, Step]]:
+        """Return all steps, those of bodies behind theirs: how deep they are, the program, the step."""
+        for step in self.steps:
+            yield 0, self, step
+            for inner in step.programs:
+                yield from ((1 + depth, program, found) for depth, program, found in inner.walk())
+
     def memory_bytes(self) -> int:
         """Return the bytes that constants and packed weights take."""
-        kept = sum(value.nbytes for value in self._values if value is not None)
-        return kept + sum(step.memory_bytes for step in self.steps)
+        return sum(self._kept().values()) + sum(step.memory_bytes for _, _, step in self.walk())
 
-    def run(self, inputs: Sequence[Array]) -> list[Array]:
+    def _kept(self) -> dict[int, int]:
+        """Return the bytes of all constants, each once."""
+        kept = {id(value): value.nbytes for value in self._values if value is not None}
+        for step in self.steps:
+            for program in step.programs:
+                kept.update(program._kept())
+        return kept
+
+    def run(self, inputs: Sequence[Array], call: Call | None = None) -> list[Array]:
         """Run all nodes on checked inputs.
+
+        Parameters
+        ----------
+        inputs
+            What the graph is given.
+        call
+            That of the node that this is a body of.
 
         Raises
         ------
@@ -278,12 +292,16 @@ class Program:
         """
         values = list(self._values)
         values[: len(inputs)] = inputs
+        room, allowance = self.room, Allowance(self._nodes)
+        if call is not None:
+            room, allowance = call.room, call.allowance
+            allowance.take(1 + len(self.steps))
         held, step = 0, None
         try:
             with np.errstate(all="ignore"):
                 for step in self.steps:
                     given = [None if place is None else values[place] for place in step.inputs]
-                    results = _as_outputs(step.compute(Call(step.site, self.room - held), *given))
+                    results = _as_outputs(step.compute(Call(step.site, room - held, allowance), *given))
                     for place, result in zip(step.outputs, results, strict=False):
                         if place is not None and result is not None:
                             values[place] = result
@@ -295,7 +313,10 @@ class Program:
             if step is not None:
                 self._naming(step.site, ShapeError).__exit__(type(error), error, None)
             raise
-        return [value for place in self.outputs if (value := values[place]) is not None]
+        outputs = [value for place in self.outputs if (value := values[place]) is not None]
+        if len(outputs) < len(self.outputs):
+            raise ShapeError(f"{self._source}expected {len(self.outputs)} outputs, found {len(outputs)}")
+        return outputs
 
 
 @dataclass(slots=True)
@@ -312,7 +333,7 @@ class _Naming:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None:
             return
-        where = f"{self.source}: {self.node.describe()}"
+        where = f"{self.source}{self.node.describe()}"
         if isinstance(error, (UnsupportedModelError, UnsafeFileError)):
             raise type(error)(f"{where}: {error}") from None
         if isinstance(error, LstmEngineError):

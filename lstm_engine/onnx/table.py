@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from lstm_engine.errors import FormatError, ShapeError, UnsupportedModelError
 from lstm_engine.layers.numerics import Numerics
 
-from .graph import OnnxNode
+from .graph import OnnxBody, OnnxNode
+
+if TYPE_CHECKING:
+    from .program import Program
 
 __all__ = [
     "DOUBLE",
     "OPERATORS",
     "SINGLE",
+    "Allowance",
     "Array",
     "Call",
     "Operator",
@@ -77,6 +81,28 @@ class Site:
 
 
 @dataclass(slots=True)
+class Allowance:
+    """How many nodes of bodies may still run in a call of the model.
+
+    Parameters
+    ----------
+    left
+        So many.
+    """
+
+    left: int
+
+    def take(self, nodes: int) -> None:
+        """Raise ShapeError if there are no more than so many nodes left."""
+        self.left -= nodes
+        if self.left < 0:
+            raise ShapeError(
+                "expected loops that come to an end within limits=le.Limits(onnx_loop_nodes=...), found one that had "
+                "run as many nodes as that; give the model fewer steps in a call, or raise it if that is meant"
+            )
+
+
+@dataclass(slots=True)
 class Call:
     """One run of a node.
 
@@ -86,10 +112,13 @@ class Call:
         The node.
     room
         Bytes that are left for the values that it makes.
+    allowance
+        Of the nodes that its bodies run.
     """
 
     site: Site
     room: int
+    allowance: Allowance
 
     def __getitem__(self, name: str) -> Any:
         """Return an attribute."""
@@ -113,6 +142,10 @@ class Call:
 
 #: (call, *inputs) -> one output or all of them; an input that is absent is None.
 Compute = Callable[..., Any]
+
+#: (body, arrays for those of its inputs that never change) -> what runs it; that takes what the node captures, and
+#: then the body's other inputs.
+Prepare = Callable[[OnnxBody, Mapping[str, Array]], "Program"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,6 +171,11 @@ class Operator:
         worth computing at load; None if that grows no faster than the sizes of what it takes and gives.
     moved
         The version of the operators from which on some attributes are inputs, behind the first one, and their names.
+    bodies
+        The attributes that are graphs; a node has all of them.
+    nest
+        ``nest(site, constants, prepare)`` returns a function like ``compute``, which gets the captured values that are
+        not constant behind the inputs, and the programs that it runs. In place of ``bind`` where there are bodies.
     """
 
     compute: Compute
@@ -147,6 +185,8 @@ class Operator:
     bind: Callable[[Site, Sequence[Array | None]], tuple[Compute, int] | None] | None = None
     work: Callable[..., float] | None = None
     moved: tuple[int, tuple[str, ...]] | None = None
+    bodies: tuple[str, ...] = ()
+    nest: Callable[[Site, Sequence[Array | None], Prepare], tuple[Compute, Sequence[Program]]] | None = None
 
     def check(self, node: OnnxNode, opset: int) -> dict[str, Any]:
         """Return the attributes of a node of a version of the operators, defaults filled in.
@@ -168,9 +208,12 @@ class Operator:
             raise UnsupportedModelError(
                 f"more than {self.outputs} outputs are not supported, found {len(node.outputs)}"
             )
-        unknown = sorted(set(node.attributes) - set(self.attributes))
+        unknown = sorted(set(node.attributes) - set(self.attributes) | set(node.bodies) - set(self.bodies))
         if unknown:
             raise UnsupportedModelError(f"attributes {', '.join(map(repr, unknown))} are not supported")
+        for name in self.bodies:
+            if name not in node.bodies:
+                raise FormatError(f"attribute {name!r}: expected a graph, found none")
         self._check_moved(node, opset)
         values: dict[str, Any] = {}
         for name, default in self.attributes.items():
