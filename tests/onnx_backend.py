@@ -62,9 +62,23 @@ def recurrent_cases() -> dict[str, Any]:
     return {name: case for name, case in cases.items() if name.split("_")[1] in ("lstm", "gru", "rnn", "simple")}
 
 
+def operators_of(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of all operators of a graph and of the graphs in it."""
+    names = {(f"{node.domain}." if node.domain else "") + node.op_type for node in graph.node}
+    inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    return names.union(*map(operators_of, inner))
+
+
 def is_known(model: onnx.ModelProto) -> bool:
     """Return whether all operators of a model are known."""
-    return all((f"{node.domain}." if node.domain else "") + node.op_type in OPERATORS for node in model.graph.node)
+    return operators_of(model.graph) <= set(OPERATORS)
+
+
+@functools.cache
+def control_cases() -> dict[str, Any]:
+    """Return the cases of the operators that run graphs of their own, those too that are made of them."""
+    cases = load_cases(lambda module: module in ("if_", "loop", "rangeop", "affinegrid"))
+    return {name: case for name, case in cases.items() if operators_of(case.model.graph) & {"If", "Loop"}}
 
 
 def check_case(case: Any, **options: Any) -> None:

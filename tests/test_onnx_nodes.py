@@ -15,7 +15,14 @@ from hypothesis import given, settings
 onnx = pytest.importorskip("onnx")
 
 import onnx_oracle  # noqa: E402
-from onnx_backend import LstmEngineBackend, check_case, is_known, load_cases, recurrent_cases  # noqa: E402
+from onnx_backend import (  # noqa: E402
+    LstmEngineBackend,
+    check_case,
+    control_cases,
+    is_known,
+    load_cases,
+    recurrent_cases,
+)
 
 from lstm_engine.errors import FormatError, LstmEngineError, UnsupportedModelError  # noqa: E402
 from lstm_engine.onnx.recurrent import RECURRENT_OPERATORS  # noqa: E402
@@ -59,6 +66,26 @@ def test_every_recurrent_case_is_there() -> None:
     found = {name.split("_")[1] for name in recurrent_cases()}
     assert found >= {"lstm", "gru", "simple", "rnn"}
     assert len(recurrent_cases()) >= 15
+
+
+#: Cases of If and Loop whose values are no tensors, or of a type that no value here has.
+OF_OTHER_TYPES = {"if_seq", "if_opt", "loop13_seq", "loop16_seq_none", "range_bfloat16_type_positive_delta_expanded"}
+
+
+@pytest.mark.parametrize("name", sorted(control_cases()))
+def test_control_case(name: str) -> None:
+    case = control_cases()[name]
+    if name.removeprefix("test_") in OF_OTHER_TYPES:
+        with pytest.raises(
+            UnsupportedModelError, match=r"expected a tensor, found a sequence|elements of type BFLOAT16"
+        ):
+            check_case(case)
+    else:
+        check_case(case)
+
+
+def test_every_control_case_is_there() -> None:
+    assert {f"test_{name}" for name in ("if", "loop11", *OF_OTHER_TYPES)} <= set(control_cases())
 
 
 def check_all(cases: dict[str, Any], least: int) -> None:

@@ -402,25 +402,22 @@ class _Reader:
         for value in values:
             described = f"{kind} {value.name!r}"
             tensor = value.type.tensor_type
+            axes = tuple(
+                (size if (size := dim.dim_value) >= 0 else None) if dim.HasField("dim_value") else dim.dim_param or None
+                for dim in tensor.shape.dim
+            )
             if value.type.WhichOneof("value") not in ("tensor_type", None):
                 self.problems.unsupported.append(f"{described}: expected a tensor, found a sequence, map or optional")
             elif tensor.elem_type not in _DTYPES and not (bare and not tensor.elem_type):
                 self.problems.unsupported.append(
                     f"{described}: elements of type {_type_name(tensor.elem_type)} are not supported"
                 )
-            elif not (bare or tensor.HasField("shape")) or len(tensor.shape.dim) > MAX_RANK:
+            elif not (bare or tensor.HasField("shape")) or len(axes) > MAX_RANK:
                 self.problems.damaged.append(
                     f"{described}: expected a shape of at most {MAX_RANK} axes (open sizes allowed), found "
-                    f"{len(tensor.shape.dim) or 'none'}"
+                    f"{len(axes) or 'none'}"
                 )
-            else:
-                axes = tuple(
-                    (size if (size := dim.dim_value) >= 0 else None)
-                    if dim.HasField("dim_value")
-                    else (dim.dim_param or None)
-                    for dim in tensor.shape.dim
-                )
-                found.append(OnnxValue(value.name, _DTYPES.get(tensor.elem_type, ("",))[0], axes))
+            found.append(OnnxValue(value.name, _DTYPES.get(tensor.elem_type, ("",))[0], axes))
         return tuple(found)
 
     def _check_names(

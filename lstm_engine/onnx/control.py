@@ -83,12 +83,12 @@ def _nest_loop(site: Site, constants: Sequence[Array | None], prepare: Prepare) 
             raise ShapeError(f"{carried_inputs[place].name!r}: expected {wanted} at each trip, found {value.dtype}")
         return value
 
-    def compute(call: Call, *values: Array | None) -> Any:
+    def compute(call: Call, *values: Any) -> Any:
         most, condition = (*values[:given], None, None)[:2]
         captured = values[given:]
         trips = math.inf if most is None else _one(most, "iu", "M")
         going = True if condition is None else _one(condition, "b", "cond")
-        carried: Any = list(values[2:given])
+        carried = list(values[2:given])
         for place, value in enumerate(carried):
             typed(place, value, None)
         kept: list[list[Array]] = [[] for _ in scans]

@@ -71,7 +71,7 @@ class _Inside:
     Parameters
     ----------
     body
-        The body.
+        The body, or the graph that has none around it.
     given
         Names of the values that it is given before its own inputs.
     constants, weights
@@ -80,7 +80,7 @@ class _Inside:
         For its constant parts.
     """
 
-    body: OnnxBody
+    body: OnnxBody | OnnxGraph
     given: tuple[str, ...]
     constants: Mapping[str, Array]
     weights: Mapping[str, Array]
@@ -115,13 +115,11 @@ class Program:
             # Honest graphs shape a few weights, once. The slowest operators take some seconds for the work where a
             # file asks for all that it may.
             room = limits.of_tensors(graph.file_bytes)
-            none: Mapping[str, Array] = {}
-            self._source, self._work = f"{graph.source}: ", _Work(room, 2.0 * room)
-            self.body, given, around, weights = graph, (), none, none
+            _inside = _Inside(graph, (), {}, {}, _Work(room, 2.0 * room))
+            self._source = f"{graph.source}: "
         else:
-            self._source, self._work = "", _inside.work
-            self.body, given = _inside.body, _inside.given
-            around, weights = _inside.constants, _inside.weights
+            self._source = ""
+        self.body, self._work, around, weights = _inside.body, _inside.work, _inside.constants, _inside.weights
         arrays = self.body.initializers
         self._weights = {**weights, **arrays}
         self.constants: dict[str, Array] = {**around, **{name: self._in_type(value) for name, value in arrays.items()}}
@@ -129,7 +127,7 @@ class Program:
         waiting = self._folded(self._sites())
         #: The file's arrays, by what stands for them among the constants.
         self._arrays = {id(self.constants[name]): array for name, array in self._weights.items()}
-        inputs = [*given, *(value.name for value in self.body.inputs if value.name not in around)]
+        inputs = [*_inside.given, *(value.name for value in self.body.inputs if value.name not in around)]
         self._places = {name: place for place, name in enumerate(inputs)}
         self.steps = self._bound(waiting)
         self.outputs = tuple(self._place(value.name) for value in self.body.outputs)
@@ -206,7 +204,8 @@ class Program:
         for site, released in zip(sites, reversed(release), strict=True):
             node, known = site.node, OPERATORS[site.node.operator]
             constants = [self.constants.get(name) for name in node.inputs]
-            compute, memory, programs = known.compute, 0, ()
+            compute, memory = known.compute, 0
+            programs: tuple[Program, ...] = ()
             captured = tuple(name for name in node.captured if name not in self.constants)
             if known.nest is not None:
                 with self._naming(site, FormatError):
@@ -214,8 +213,8 @@ class Program:
                 programs = tuple(nested)
             elif known.bind is not None:
                 # The steps of a loop that an exporter wrote out have the same weights: they are packed once.
-                names = tuple(name if name in self.constants else bool(name) for name in node.inputs)
-                key = (node.operator, names, tuple(site.attributes.items()), site.wanted)
+                kinds = tuple(name if name in self.constants else bool(name) for name in node.inputs)
+                key = (node.operator, kinds, tuple(site.attributes.items()), site.wanted)
                 if key in prepared:
                     compute = prepared[key]
                 else:

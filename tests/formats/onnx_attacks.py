@@ -120,7 +120,7 @@ def external_data_in_an_attribute() -> ModelProto:
     return model([node("Constant", [], ["c"], value=value), node("Add", ["x", "c"])])
 
 
-# --- Code and graphs in graphs ----------------------------------------------------------------------------------------
+# --- Code -------------------------------------------------------------------------------------------------------------
 
 
 @attack(UnsupportedModelError, "function custom.Twice")
@@ -156,31 +156,259 @@ def several_unknown_operators() -> ModelProto:
     )
 
 
-def body() -> GraphProto:
-    value = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
-    return helper.make_graph([node("Identity", ["x"], ["inner"])], "body", [], [value])
+# --- Graphs in graphs -------------------------------------------------------------------------------------------------
 
 
-@attack(UnsupportedModelError, "'then_branch': a subgraph")
-def branches() -> ModelProto:
-    condition = constant("c", True, np.bool_)
-    return model([node("If", ["c"], then_branch=body(), else_branch=body())], [condition])
+def body(
+    *nodes: NodeProto, inputs: Iterable[str] = (), outputs: Iterable[str] = ("inner",),
+    arrays: Iterable[TensorProto] = (),
+) -> GraphProto:  # fmt: skip
+    """Return a graph for a node; what it is given is a number and a truth value, and floats after these."""
+    kinds = [TensorProto.INT64, TensorProto.BOOL, *[TensorProto.FLOAT] * 9]
+    given = [helper.make_tensor_value_info(name, kind, None) for name, kind in zip(inputs, kinds, strict=False)]
+    made = [helper.make_tensor_value_info(name, 0, None) for name in outputs]
+    return helper.make_graph(list(nodes) or [node("Relu", ["x"], ["inner"])], "body", given, made, list(arrays))
 
 
-@attack(UnsupportedModelError, "'body': a subgraph")
-def loop() -> ModelProto:
-    arrays = [constant("n", HUGE), constant("c", True, np.bool_)]
-    return model([node("Loop", ["n", "c"], body=body())], arrays)
+def branching(then: GraphProto, other: GraphProto | None = None, *more: NodeProto, **options: Any) -> ModelProto:
+    """Return a model of one If, whose condition depends on the input."""
+    nodes = [node("ReduceMax", ["x"], ["most"], keepdims=0), node("Cast", ["most"], ["c"], to=TensorProto.BOOL)]
+    chosen = node(
+        "If", ["c"], then_branch=then, else_branch=other or body(node("Abs", ["x"], ["other"]), outputs=["other"])
+    )
+    return model([*nodes, chosen, *more], **options)
 
 
-@attack(UnsupportedModelError, "'body': a subgraph")
+def looping(inner: GraphProto, carried: Iterable[str] = ("x",), outputs: Iterable[str] = ("y",)) -> ModelProto:
+    """Return a model of one Loop without an end of its own."""
+    return model([node("Loop", ["", "", *carried], outputs, body=inner)])
+
+
+def trip(
+    *nodes: NodeProto, inputs: Iterable[str] = ("i", "go", "s"), outputs: Iterable[str] = ("going", "t"), **rest: Any
+) -> GraphProto:
+    """Return the body of a loop that carries one value."""
+    return body(node("Identity", ["go"], ["going"]), *nodes, inputs=inputs, outputs=outputs, **rest)
+
+
+@attack(UnsupportedModelError, "operator 'Scan' is not supported")
 def scan() -> ModelProto:
     return model([node("Scan", ["x"], body=body(), num_scan_inputs=1)])
 
 
-@attack(UnsupportedModelError, "'hidden': a subgraph")
+@attack(UnsupportedModelError, "attributes 'hidden' are not supported")
 def subgraph_on_a_known_operator() -> ModelProto:
     return model([node("Relu", ["x"], hidden=body())])
+
+
+@attack(UnsupportedModelError, "'branches': a list of graphs")
+def list_of_graphs() -> ModelProto:
+    return model([node("If", ["x"], branches=[body(), body()])])
+
+
+@attack(FormatError, "'else_branch': expected a graph, found none")
+def branch_missing() -> ModelProto:
+    made = branching(body())
+    del made.graph.node[-1].attribute[0]
+    return made
+
+
+@attack(FormatError, "'then_branch': expected it once, found it twice")
+def branch_given_twice() -> ModelProto:
+    made = branching(body())
+    (then,) = (part for part in made.graph.node[-1].attribute if part.name == "then_branch")
+    made.graph.node[-1].attribute.append(then)
+    return made
+
+
+@attack(FormatError, "expected a graph of 0 inputs and 1 to 1 outputs, found 1 and 1")
+def branch_with_an_input() -> ModelProto:
+    return branching(body(node("Relu", ["x"], ["inner"]), inputs=["n"]))
+
+
+@attack(FormatError, "'then_branch': expected a graph of 0 inputs and 1 to 1 outputs, found 0 and 2")
+def branch_with_another_output() -> ModelProto:
+    return branching(body(node("Relu", ["x"], ["inner"]), outputs=["inner", "inner"]))
+
+
+@attack(FormatError, "expected a graph of 3 inputs")
+def loop_body_without_its_input() -> ModelProto:
+    return looping(trip(node("Relu", ["x"], ["t"]), inputs=["i", "go"]))
+
+
+@attack(FormatError, "expected a graph of 3 inputs and 3 to")
+def loop_body_without_its_output() -> ModelProto:
+    return looping(trip(node("Relu", ["s"], ["t"])), outputs=["y", "all"])
+
+
+@attack(FormatError, "expected a first value for everything that the loop carries")
+def loop_that_carries_nothing() -> ModelProto:
+    return looping(trip(node("Relu", ["s"], ["t"])), [""])
+
+
+@attack(FormatError, "(Loop): attribute 'body': expected a graph, found none")
+def loop_without_a_body() -> ModelProto:
+    return model([node("Loop", ["", "", "x"])])
+
+
+@attack(FormatError, "value 'nowhere': expected an input, an array or a node that makes it, found none")
+def captured_value_missing() -> ModelProto:
+    return branching(body(node("Add", ["x", "nowhere"], ["inner"])))
+
+
+@attack(FormatError, "without cycles")
+def captured_value_that_is_made_of_the_node() -> ModelProto:
+    return branching(body(node("Add", ["x", "later"], ["inner"])), None, node("Relu", ["y"], ["later"]))
+
+
+@attack(FormatError, "without cycles")
+def branch_that_captures_what_it_makes() -> ModelProto:
+    return branching(body(node("Add", ["x", "y"], ["inner"])))
+
+
+@attack(FormatError, "without cycles")
+def cycle_in_a_body() -> ModelProto:
+    return looping(trip(node("Add", ["s", "b"], ["a"]), node("Add", ["a", "s"], ["b"]), node("Relu", ["b"], ["t"])))
+
+
+@attack(FormatError, "value 'other': expected an input, an array or a node")
+def value_of_the_other_branch() -> ModelProto:
+    return branching(body(node("Add", ["x", "other"], ["inner"])))
+
+
+@attack(FormatError, "value 'inner': expected an input, an array or a node")
+def value_of_a_body_outside_of_it() -> ModelProto:
+    return branching(body(), None, node("Relu", ["inner"], ["z"]), outputs=["y", "z"])
+
+
+@attack(FormatError, "value 'most': expected a name that no graph around has")
+def value_made_again_in_a_body() -> ModelProto:
+    return branching(body(node("Relu", ["x"], ["most"]), node("Abs", ["most"], ["inner"])))
+
+
+@attack(FormatError, "value 'x': expected a name that no graph around has")
+def input_of_a_body_that_hides_another() -> ModelProto:
+    return looping(trip(node("Relu", ["x"], ["t"]), inputs=["i", "go", "x"]))
+
+
+@attack(FormatError, "value 'c': expected a name that no graph around has")
+def array_of_a_body_that_hides_another() -> ModelProto:
+    return branching(body(node("Add", ["x", "c"], ["inner"]), arrays=[constant("c", [1.0], np.float32)]))
+
+
+@attack(FormatError, "value 't': expected one node that makes it, found two")
+def value_made_twice_in_a_body() -> ModelProto:
+    return looping(trip(node("Relu", ["s"], ["t"]), node("Abs", ["s"], ["t"])))
+
+
+@attack(FormatError, "input 'i': expected a name of its own, found it 2 times")
+def input_given_twice_in_a_body() -> ModelProto:
+    return looping(trip(node("Relu", ["x"], ["t"]), inputs=["i", "go", "i"]))
+
+
+@attack(FormatError, "value 's': is an input and an array")
+def input_of_a_body_with_a_default() -> ModelProto:
+    return looping(trip(node("Relu", ["s"], ["t"]), arrays=[constant("s", [1.0], np.float32)]))
+
+
+@attack(FormatError, "at most 12 graphs in graphs")
+def bodies_too_deep() -> ModelProto:
+    inner = body()
+    for depth in range(13):
+        name = f"inner{depth}"
+        inner = body(node("If", ["c"], [name], then_branch=inner, else_branch=inner), outputs=[name])
+    return branching(inner)
+
+
+@attack(UnsafeFileError, "reference to another file")
+def external_data_in_a_body() -> ModelProto:
+    array = constant("v", [1.0], np.float32)
+    external(array, location="weights.bin")
+    return branching(body(node("Add", ["x", "v"], ["inner"]), arrays=[array]))
+
+
+@attack(UnsafeFileError, "reference to another file")
+def external_data_in_an_attribute_in_a_body() -> ModelProto:
+    value = constant("v", [1.0], np.float32)
+    external(value, location="/etc/passwd")
+    return branching(body(node("Constant", [], ["c1"], value=value), node("Add", ["x", "c1"], ["inner"])))
+
+
+@attack(UnsupportedModelError, "com.evil.Run")
+def custom_domain_in_a_body() -> ModelProto:
+    return branching(body(node("Run", ["x"], ["inner"], domain="com.evil")), domains=["com.evil"])
+
+
+@attack(UnsupportedModelError, "sparse arrays")
+def sparse_array_in_a_body() -> ModelProto:
+    inner = body()
+    sparse = helper.make_sparse_tensor(constant("s1", [1.0], np.float32), constant("i1", [0]), [HUGE])
+    inner.sparse_initializer.append(sparse)
+    return branching(inner)
+
+
+@attack(UnsupportedModelError, "references to attributes")
+def reference_to_an_attribute_in_a_body() -> ModelProto:
+    joined = node("Concat", ["x", "x"], ["inner"], axis=0)
+    joined.attribute[0].ref_attr_name = "axis"
+    return branching(body(joined))
+
+
+@attack(UnsupportedModelError, "references to attributes")
+def reference_in_place_of_a_body() -> ModelProto:
+    made = branching(body())
+    made.graph.node[-1].attribute[0].ref_attr_name = "body"
+    return made
+
+
+@attack(UnsupportedModelError, "'then': expected a tensor, found a sequence")
+def sequence_in_a_body() -> ModelProto:
+    inner = body(node("SequenceConstruct", ["x"], ["then"]), outputs=["then"])
+    inner.output[0].type.sequence_type.elem_type.tensor_type.elem_type = 1
+    return branching(inner)
+
+
+@attack(UnsupportedModelError, "elements of type COMPLEX64")
+def type_in_a_body_that_is_unknown() -> ModelProto:
+    inner = trip(node("Relu", ["s"], ["t"]))
+    inner.input[2].type.tensor_type.elem_type = TensorProto.COMPLEX64
+    return looping(inner)
+
+
+@attack(FormatError, "(ConstantOfShape): expected results of at most")
+def constant_bomb_in_a_body() -> ModelProto:
+    return looping(
+        trip(node("ConstantOfShape", ["n"], ["big"]), node("Add", ["s", "big"], ["t"]), arrays=[constant("n", [HUGE])])
+    )
+
+
+@attack(FormatError, "(ConstantOfShape): expected results of at most")
+def bodies_that_share_one_room() -> ModelProto:
+    """Each is well within what constant parts may take; together they are not."""
+    nodes = [node("ReduceMax", ["x"], ["most"], keepdims=0), node("Cast", ["most"], ["c"], to=TensorProto.BOOL)]
+    for n in range(20):
+        big = [node("ConstantOfShape", ["n"], [f"big{n}"]), node("Add", ["x", f"big{n}"], [f"inner{n}"])]
+        other = body(node("Abs", ["x"], [f"other{n}"]), outputs=[f"other{n}"])
+        nodes.append(node("If", ["c"], [f"z{n}"], then_branch=body(*big, outputs=[f"inner{n}"]), else_branch=other))
+    nodes.append(node("Sum", [f"z{n}" for n in range(20)]))
+    return model(nodes, [constant("n", [1 << 20])])
+
+
+@attack(FormatError, "once they are packed for the kernels")
+def packed_again_in_each_body() -> ModelProto:
+    nodes = [node("Unsqueeze", ["x", "axes"], ["v"]), node("ConstantOfShape", ["n"], ["w"])]
+    nodes += [node("ReduceMax", ["x"], ["most"], keepdims=0), node("Cast", ["most"], ["c"], to=TensorProto.BOOL)]
+    for n in range(120):
+        cell = [node("LSTM", ["v", "w", "w"], ["", f"h{n}"], hidden_size=128)]
+        other = body(node("Identity", ["v"], [f"other{n}"]), outputs=[f"other{n}"])
+        nodes.append(node("If", ["c"], [f"z{n}"], then_branch=body(*cell, outputs=[f"h{n}"]), else_branch=other))
+    nodes += [node("Sum", [f"z{n}" for n in range(120)], ["sum"]), node("Squeeze", ["sum", "axes"])]
+    return model(nodes, [constant("n", [1, 512, 128]), constant("axes", [0])])
+
+
+@attack(FormatError, "cond: expected a truth value")
+def condition_that_is_no_truth_value() -> ModelProto:
+    return model([node("If", ["n"], then_branch=body(), else_branch=body())], [constant("n", 1)])
 
 
 @attack(UnsupportedModelError, "references to attributes")
