@@ -190,7 +190,7 @@ def _of_graph(graph: OnnxGraph) -> Report:
         version=f"(opset {graph.opset})",
         name=graph.name,
         layers=tuple(
-            LayerReport(node.name or node.outputs[0], node.operator, weights(node.inputs))
+            LayerReport(node.name or next(filter(None, node.outputs)), node.operator, weights(node.inputs))
             for inner in inside
             for node in inner.nodes
         ),

@@ -118,7 +118,7 @@ def looping() -> NodeProto:
         for values in (given | floats, made)
     ]
     body = helper.make_graph(nodes, "body", *ends)
-    outputs = ["", "", "", "ys"]
+    outputs = ["k_end", "h_end", "c_end", "ys"]
     return helper.make_node("Loop", ["time", "", "k", "zeros", "zeros"], outputs, body=body)
 
 
