@@ -14,7 +14,15 @@ import lstm_engine as le
 DATA = Path(__file__).parent / "formats" / "data" / "onnx"
 
 #: The recorded writers (``formats/make_onnx_fixtures.py``).
-FIXTURES = ("keras-tensorflow", "keras-torch", "tf2onnx", "torch-new", "torch-old")
+FIXTURES = (
+    "keras-tensorflow",
+    "keras-tensorflow-loops",
+    "keras-torch",
+    "tf2onnx",
+    "tf2onnx-loops",
+    "torch-new",
+    "torch-old",
+)
 
 #: Largest relative L2 error against a float64 oracle, and against a framework that has none (whose own error is
 #: as large as ours).

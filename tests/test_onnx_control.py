@@ -21,7 +21,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 import lstm_engine as le
 from lstm_engine.formats.limits import reading
 from lstm_engine.formats.onnx import read_onnx_bytes
-from lstm_engine.onnx.graph import OnnxBody, OnnxGraph
+from lstm_engine.onnx.graph import OnnxBody, OnnxGraph, OnnxNode, OnnxValue
 from lstm_engine.onnx.model import OnnxModel, build_onnx_model
 
 KINDS = {"f": TensorProto.FLOAT, "d": TensorProto.DOUBLE, "i": TensorProto.INT64, "b": TensorProto.BOOL, "": 0}
@@ -517,7 +517,7 @@ def test_bodies_from_elsewhere_are_checked_too() -> None:
     for wrong, said in (
         (changed(whole, nodes=body.nodes[::-1]), "made before it, found none"),
         (changed(whole, nodes=(*body.nodes, body.nodes[0])), "makes '.*' again"),
-        (changed(whole, nodes=(taken,)), "'x': expected a name that no graph around has"),
+        (changed(whole, nodes=(*body.nodes, taken)), "'x': expected a name that no graph around has"),
         (changed(whole, inputs=(*body.inputs, body.inputs[0])), "'i': expected it to be given once"),
         (changed(whole, outputs=(dataclasses.replace(body.outputs[0], name="nowhere"),)), "found none for 'nowhere'"),
         (changed(whole, inputs=(*body.inputs[:2], dataclasses.replace(body.inputs[2], dtype="float30"))), "float30"),
@@ -531,12 +531,14 @@ def test_bodies_from_elsewhere_are_checked_too() -> None:
         build_onnx_model(dataclasses.replace(whole, nodes=(relu,), outputs=whole.outputs[:1]))
     with pytest.raises(le.FormatError, match="attribute 'body': expected a graph, found none"):
         build_onnx_model(dataclasses.replace(whole, nodes=(dataclasses.replace(loop, bodies={}),)))
-    nodes: Any = ()
+    innermost = OnnxNode("", "Relu", ("x",), ("z0",), {})
     for depth in range(14):
-        inner = OnnxBody("deep", body.inputs, body.outputs, {}, nodes or body.nodes)
-        nodes = (dataclasses.replace(loop, outputs=(f"y{depth}", f"squares{depth}"), bodies={"body": inner}),)
+        inner = OnnxBody("deep", (), (OnnxValue(f"z{depth}", "", ()),), {}, (innermost,))
+        bodies = {"then_branch": inner, "else_branch": inner}
+        innermost = OnnxNode("", "If", ("c",), (f"z{depth + 1}",), {}, bodies)
+    outputs = (OnnxValue("z14", "float32", ("size",)),)
     with pytest.raises(le.FormatError, match="at most 12 graphs in graphs"):
-        build_onnx_model(dataclasses.replace(whole, nodes=nodes))
+        build_onnx_model(dataclasses.replace(whole, nodes=(innermost,), outputs=outputs))
 
 
 def test_all_that_is_unknown_in_a_graph_and_in_its_bodies_is_named_together() -> None:

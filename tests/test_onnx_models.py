@@ -46,6 +46,39 @@ def test_the_exporters_wrote_what_is_to_be_tested(exported: dict[str, Path]) -> 
     lstms = [name for name, found in operators.items() if "LSTM" in found]
     assert {name.rsplit("_", 1)[0].split("_")[0] for name in lstms} == {"keras", "tf2onnx", "torch"}
     assert {"GRU", "RNN", "Conv", "LayerNormalization"} <= set().union(*operators.values())
+    loops = [name for name, found in operators.items() if "Loop" in found]
+    assert len(loops) >= 15
+    assert all("_loops_" in name for name in loops)
+
+
+def test_the_loops_of_the_exporters_have_their_weights_packed_and_are_saved(
+    exported: dict[str, Path], tmp_path: Path
+) -> None:
+    versions = set()
+    for name, path in exported.items():
+        if "_loops_" not in name:
+            continue
+        model: Any = le.load(path)
+        versions.add(model.architecture().opset)
+        products = [step for _, _, step in model._program.walk() if step.site.node.operator == "MatMul"]
+        assert products, name
+        assert all(step.memory_bytes > 0 for step in products), name
+        model.save(tmp_path / "model.safetensors")
+        again = le.load(tmp_path / "model.safetensors")
+        with np.load(path.with_suffix(".npz")) as arrays:
+            x = arrays["1_input_0"]
+        threaded, double = le.load(path, num_threads=2), le.load(path, compute_type="float64")
+        outputs = [made(x) for made in (model, again, threaded, double)]
+        listed = [made if isinstance(made, tuple) else (made,) for made in outputs]
+        for first, second, third, wide in zip(*listed, strict=True):
+            np.testing.assert_array_equal(first, second, err_msg=name)
+            np.testing.assert_array_equal(first, third, err_msg=name)
+            assert wide.dtype == np.float64
+            assert relative_error(first, wide) < 1e-6, name
+        # A model of an ONNX graph is not written as another one.
+        with pytest.raises(le.UnsupportedModelError):
+            model.to_onnx(tmp_path / "again.onnx")
+    assert versions >= {10, 11, 13, 15, 16, 18}
 
 
 def test_inputs_and_outputs_have_the_graphs_names_and_types(exported: dict[str, Path]) -> None:
@@ -114,7 +147,8 @@ def test_predict_cuts_batches_where_the_graph_names_them(exported: dict[str, Pat
 
 def test_a_row_has_the_same_bits_in_any_batch(exported: dict[str, Path]) -> None:
     random = np.random.default_rng(2)
-    for name in ("torch_old_classifier", "torch_new_attention", "keras_tensorflow_mixed", "tf2onnx_bidirectional"):
+    for name in ("torch_old_classifier", "torch_new_attention", "keras_tensorflow_mixed", "tf2onnx_bidirectional",
+                 "keras_tensorflow_loops_masked", "tf2onnx_loops_gru"):  # fmt: skip
         model = le.load(exported[name])
         (spec,) = model.inputs
         shape = tuple(size or (7, 8)[axis] for axis, size in enumerate(spec.shape))

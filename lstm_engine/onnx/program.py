@@ -20,8 +20,10 @@ from .table import OPERATORS, Allowance, Array, Call, Compute, Prepare, Site
 
 __all__ = ["Program", "Step"]
 
-#: What NumPy raises for arrays that do not fit an operation.
-_MISFITS: Final = (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError, AttributeError)
+#: What NumPy raises for arrays that do not fit an operation; RuntimeError for more axes than some of it can take.
+_MISFITS: Final = (
+    ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError, AttributeError, RuntimeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)

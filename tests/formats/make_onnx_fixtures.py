@@ -17,7 +17,15 @@ from recording import pack
 
 HERE = Path(__file__).parent
 BUILDER = HERE.parent / "interop" / "build_onnx.py"
-WRITERS = ("torch-old", "torch-new", "tf2onnx", "keras-tensorflow", "keras-torch")
+WRITERS = (
+    "torch-old",
+    "torch-new",
+    "tf2onnx",
+    "keras-tensorflow",
+    "keras-torch",
+    "tf2onnx-loops",
+    "keras-tensorflow-loops",
+)
 
 
 def cleaned(path: Path) -> None:

@@ -3,7 +3,8 @@
     python tests/interop/build_onnx.py --directory /tmp/onnx --writer torch-old
 
 Writers: ``torch-old`` and ``torch-new`` (the two exporters of torch.onnx), ``tf2onnx``, ``keras-tensorflow`` and
-``keras-torch`` (keras.Model.export on two backends). The arrays of a file are ``RUN_input_N`` and ``RUN_output_N``;
+``keras-torch`` (keras.Model.export on two backends); ``tf2onnx-loops`` and ``keras-tensorflow-loops`` export what
+becomes a Loop there. The arrays of a file are ``RUN_input_N`` and ``RUN_output_N``;
 where the framework computes in float64 too, that is ``RUN_oracle_N``. Runs have other batches and times where those
 are open.
 """
@@ -20,7 +21,15 @@ from typing import Any
 
 import numpy as np
 
-WRITERS = ("torch-old", "torch-new", "tf2onnx", "keras-tensorflow", "keras-torch")
+WRITERS = (
+    "torch-old",
+    "torch-new",
+    "tf2onnx",
+    "keras-tensorflow",
+    "keras-torch",
+    "tf2onnx-loops",
+    "keras-tensorflow-loops",
+)
 
 #: Batch and time of each run; models of a fixed time take the first time alone.
 RUNS = ((2, 7), (3, 12))
@@ -231,37 +240,41 @@ def build_keras(directory: Path, writer: str) -> None:
         y, *state = layers.LSTM(6, return_sequences=True, return_state=True)(z, initial_state=state)
         return keras.Model([x, z], [layers.Dense(3, activation="softmax")(y), *state])
 
-    models = {
-        "classifier": chain(
-            layers.Input((length,), dtype="int32"),
-            layers.Embedding(30, 5),
-            layers.LSTM(6),
-            layers.Dense(4, activation="softmax"),
-        ),
-        "bidirectional": chain(
-            layers.Input((length, 4)),
-            layers.Bidirectional(layers.LSTM(6, return_sequences=True, bias_initializer="uniform")),
-            layers.LSTM(5),
-            layers.Dense(2, activation="sigmoid"),
-        ),
-        "mixed": chain(
-            layers.Input((length, 4)),
-            layers.Conv1D(8, 3, padding="same", activation="relu"),
-            layers.MaxPooling1D(2),
-            layers.BatchNormalization(),
-            layers.LSTM(6, return_sequences=True),
-            layers.LayerNormalization(),
-            layers.Dropout(0.2),
-            layers.GlobalAveragePooling1D(),
-            layers.Dense(3, activation="tanh"),
-        ),
-        "tagger": chain(
-            layers.Input((length, 4)),
-            layers.LSTM(6, return_sequences=True, go_backwards=True, use_bias=False),
-            layers.Dense(3, activation="softmax"),
-        ),
-        "encoder_decoder": encoder_decoder(),
-    }
+    models = (
+        loops(keras)
+        if writer.endswith("-loops")
+        else {
+            "classifier": chain(
+                layers.Input((length,), dtype="int32"),
+                layers.Embedding(30, 5),
+                layers.LSTM(6),
+                layers.Dense(4, activation="softmax"),
+            ),
+            "bidirectional": chain(
+                layers.Input((length, 4)),
+                layers.Bidirectional(layers.LSTM(6, return_sequences=True, bias_initializer="uniform")),
+                layers.LSTM(5),
+                layers.Dense(2, activation="sigmoid"),
+            ),
+            "mixed": chain(
+                layers.Input((length, 4)),
+                layers.Conv1D(8, 3, padding="same", activation="relu"),
+                layers.MaxPooling1D(2),
+                layers.BatchNormalization(),
+                layers.LSTM(6, return_sequences=True),
+                layers.LayerNormalization(),
+                layers.Dropout(0.2),
+                layers.GlobalAveragePooling1D(),
+                layers.Dense(3, activation="tanh"),
+            ),
+            "tagger": chain(
+                layers.Input((length, 4)),
+                layers.LSTM(6, return_sequences=True, go_backwards=True, use_bias=False),
+                layers.Dense(3, activation="softmax"),
+            ),
+            "encoder_decoder": encoder_decoder(),
+        }
+    )
     if writer == "keras-torch":
         del models["mixed"]  # its pooling has a window that the exporter takes for open
         models["gru"] = chain(
@@ -283,6 +296,10 @@ def build_keras(directory: Path, writer: str) -> None:
                     for tensor, shape in zip(model.inputs, shapes, strict=True)
                 ]
             )
+        if writer.endswith("-loops"):
+            for (x,) in runs:  # a step in the middle and some at the end that masks hide
+                x[:, 2] = 0
+                x[-1, 5:] = 0
         arrays: dict[str, Any] = {}
         for number, run in enumerate(runs):
             outputs = model.predict(run if len(run) > 1 else run[0], verbose=0)
@@ -290,14 +307,49 @@ def build_keras(directory: Path, writer: str) -> None:
             arrays.update({f"{number}_input_{place}": value for place, value in enumerate(run)})
             arrays.update({f"{number}_output_{place}": value for place, value in enumerate(listed)})
         path = directory / f"{writer.replace('-', '_')}_{name}.onnx"
-        if writer == "tf2onnx":
-            export_with_tf2onnx(model, path)
+        if writer.startswith("tf2onnx"):
+            export_with_tf2onnx(model, path, OPSETS.get(name))
         else:
             model.export(str(path), format="onnx", verbose=False)
         save(path.with_suffix(".npz"), arrays)
 
 
-def export_with_tf2onnx(model: Any, path: Path) -> None:
+#: Versions of the operators that tf2onnx is asked for; else its own choice.
+OPSETS = {"gru": 10, "masked": 11, "hard_gates": 13, "bidirectional_masked": 16, "masked_embedding": 18}
+
+
+def loops(keras: Any) -> dict[str, Any]:
+    """Return models of which the exporters of TensorFlow write a layer or more as a Loop."""
+    layers = keras.layers
+
+    def chain(*parts: Any) -> Any:
+        return keras.Sequential([layers.Input((None, 4)), *parts])
+
+    x = layers.Input((None, 4))
+    _, *state = layers.LSTM(5, return_state=True)(layers.Masking()(x))
+    carried = layers.LSTM(5, return_sequences=True)(layers.Masking()(x), initial_state=state)
+    return {
+        "masked": chain(layers.Masking(), layers.LSTM(6, return_sequences=True), layers.LSTM(3), layers.Dense(2)),
+        "masked_embedding": keras.Sequential(
+            [
+                layers.Input((None,), dtype="int32"),
+                layers.Embedding(30, 5, mask_zero=True),
+                layers.LSTM(6, bias_initializer="uniform"),
+                layers.Dense(4, activation="softmax"),
+            ]
+        ),
+        "masked_states": keras.Model(x, [carried, *state]),
+        "bidirectional_masked": chain(
+            layers.Masking(), layers.Bidirectional(layers.LSTM(4, return_sequences=True)), layers.LSTM(3)
+        ),
+        "gru": chain(layers.GRU(6, return_sequences=True), layers.GRU(4, reset_after=False, go_backwards=True)),
+        "simple_rnn": chain(layers.SimpleRNN(6, return_sequences=True), layers.Masking(), layers.SimpleRNN(3)),
+        "hard_gates": chain(layers.LSTM(6, recurrent_activation="hard_sigmoid", return_sequences=True), layers.LSTM(3)),
+        "cells": chain(layers.RNN(layers.StackedRNNCells([layers.LSTMCell(4), layers.GRUCell(3)]))),
+    }
+
+
+def export_with_tf2onnx(model: Any, path: Path, opset: int | None = None) -> None:
     """Export a Keras model by way of a TensorFlow function."""
     import tensorflow as tf
     import tf2onnx
@@ -308,7 +360,7 @@ def export_with_tf2onnx(model: Any, path: Path) -> None:
     def function(*inputs: Any) -> Any:
         return model(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
 
-    tf2onnx.convert.from_function(function, input_signature=signature, output_path=str(path))
+    tf2onnx.convert.from_function(function, input_signature=signature, opset=opset, output_path=str(path))
 
 
 def main() -> None:
