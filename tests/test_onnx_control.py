@@ -534,7 +534,8 @@ def test_bodies_from_elsewhere_are_checked_too() -> None:
     innermost = OnnxNode("", "Relu", ("x",), ("z0",), {})
     for depth in range(14):
         inner = OnnxBody("deep", (), (OnnxValue(f"z{depth}", "", ()),), {}, (innermost,))
-        bodies = {"then_branch": inner, "else_branch": inner}
+        other = OnnxBody("flat", (), (OnnxValue("x", "", ()),), {}, ())
+        bodies = {"then_branch": inner, "else_branch": other}
         innermost = OnnxNode("", "If", ("c",), (f"z{depth + 1}",), {}, bodies)
     outputs = (OnnxValue("z14", "float32", ("size",)),)
     with pytest.raises(le.FormatError, match="at most 12 graphs in graphs"):

@@ -3,7 +3,9 @@
 ::
 
     formats/onnx.py   bytes -> OnnxGraph (graph.py), the one place that knows the onnx package
+    checks.py         what is checked of a graph and of the graphs in it
     program.py        OnnxGraph -> Program: nodes bound to their operators, constant parts computed
-    operators.py      what the nodes compute; shaping.py, reducing.py and recurrent.py add their parts to the table
+    operators.py      what the nodes compute; shaping.py, reducing.py, recurrent.py and quantized.py add their parts
+    control.py        loops and branches, whose bodies are Programs too
     model.py          the Model around a Program
 """

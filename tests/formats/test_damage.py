@@ -85,9 +85,10 @@ def test_damaged_files_of_our_own_format(tmp_path: Path) -> None:
         inputs = tuple(arrays[key] for key in sorted(arrays) if key.startswith("input_"))
         files.append(tmp_path / f"{place}.safetensors")
         le.load(fixtures / "keras" / entry["file"]).save(files[-1], golden=inputs if len(inputs) > 1 else inputs[0])
-    files.append(tmp_path / "onnx.safetensors")
     x = np.ones((1, 2, 1), np.float32)
-    le.load(HERE / "y_onnx_plain.onnx").save(files[-1], golden=x)
+    for kind, rows in (("plain", 1), ("loop", 2), ("branch", 2)):
+        files.append(tmp_path / f"onnx_{kind}.safetensors")
+        le.load(HERE / f"y_onnx_{kind}.onnx").save(files[-1], golden=x.repeat(rows, 0))
     files.append(tmp_path / "lstm.safetensors")
     le.LSTM.from_torch(HERE / "y_torch_plain.pt").save(files[-1], golden=x)
     check(files, seed=2, cuts=1, flips=1)

@@ -32,6 +32,7 @@ SOURCES = [
     for path in (
         *sorted((ROOT / "tests" / "formats").glob("y_keras_*.keras")),
         *sorted((ROOT / "tests" / "fixtures" / "keras").glob("*.keras")),
+        *sorted((ROOT / "tests" / "formats").glob("y_onnx_*.onnx")),
     )
     if path.stat().st_size < 1 << 16
 ]
