@@ -112,6 +112,10 @@ class Limits:
     onnx_value_bytes
         Bytes of the values that an ONNX graph holds at one time in a call. What broadcasting can make of a few bytes
         has no other bound; constant parts, computed at load, are bound by the caps on tensors.
+    onnx_loop_nodes
+        Nodes that the loops and branches of an ONNX graph run in one call, together. A recurrent layer that was written
+        as a loop has about 50 for each step, so this is room for a million steps, which take some minutes; without it, a
+        loop whose condition never becomes false would have no end.
 
     Raises
     ------

@@ -178,7 +178,7 @@ class _Reader:
                 f"function {function.domain}.{function.name}: functions of a model's own are not supported; inline "
                 "them with onnx.inliner.inline_local_functions and save the model again"
             )
-        nodes, arrays = self._parts(graph, ())
+        nodes, arrays = self._parts(graph, 0)
         inputs = self._values((value for value in graph.input if value.name not in arrays), "input")
         outputs = self._values(graph.output, "output")
         if not len(graph.output):
@@ -222,34 +222,32 @@ class _Reader:
 
     # --- Nodes ----------------------------------------------------------------------------------------------------
 
-    def _parts(self, graph: GraphProto, around: tuple[set[str], ...]) -> tuple[tuple[OnnxNode, ...], dict[str, Array]]:
-        """Return the nodes and arrays of a graph; ``around`` has the names of each graph around it."""
+    def _parts(self, graph: GraphProto, depth: int) -> tuple[tuple[OnnxNode, ...], dict[str, Array]]:
+        """Return the nodes and arrays of a graph that stands in ``depth`` others."""
         self.arrays += len(graph.initializer)
         if self.arrays > self.limits.tensors:
             raise FormatError(
                 f"{self.source}: expected at most {self.limits.tensors:,} arrays, found {self.arrays:,}; "
                 + WAY_OUT.format("tensors")
             )
+        if depth > MAX_BODIES:
+            raise FormatError(f"{self.source}: expected at most {MAX_BODIES} graphs in graphs, found more")
         for tensor in graph.sparse_initializer:
             self.problems.unsupported.append(
                 f"array {tensor.values.name!r}: sparse arrays are not supported; store it as a dense initializer"
             )
-        if len(around) > MAX_BODIES:
-            raise FormatError(f"{self.source}: expected at most {MAX_BODIES} graphs in graphs, found more")
-        own = {name for node in graph.node for name in node.output if name}
-        own.update(value.name for value in (*graph.input, *graph.initializer))
-        nodes = self._nodes(graph, (*around, own))
+        nodes = self._nodes(graph, depth)
         used = {name for node in nodes for name in node.needs} | {value.name for value in graph.output}
         arrays = self._initializers(graph, used)
-        self._check_names(graph, nodes, arrays, around)
+        self._check_names(graph, nodes, arrays, bool(depth))
         return nodes, arrays
 
-    def _body(self, graph: GraphProto, around: tuple[set[str], ...]) -> OnnxBody:
-        nodes, arrays = self._parts(graph, around)
+    def _body(self, graph: GraphProto, depth: int) -> OnnxBody:
+        nodes, arrays = self._parts(graph, depth)
         inputs, outputs = (self._values(ends, "value", bare=True) for ends in (graph.input, graph.output))
         return OnnxBody(graph.name, inputs, outputs, arrays, nodes)
 
-    def _nodes(self, graph: GraphProto, names: tuple[set[str], ...]) -> tuple[OnnxNode, ...]:
+    def _nodes(self, graph: GraphProto, depth: int) -> tuple[OnnxNode, ...]:
         """Return the nodes that the outputs need, in an order in which every node finds its inputs ready."""
         makers: dict[str, int] = {}
         for place, node in enumerate(graph.node):
@@ -269,7 +267,7 @@ class _Reader:
                     order.append(read[place])
                 continue
             state[place] = False
-            read[place] = self._node(graph.node[place], names)
+            read[place] = self._node(graph.node[place], depth)
             for name in reversed(read[place].needs):
                 before = makers.get(name)
                 if before is None or state.get(before):
@@ -280,7 +278,7 @@ class _Reader:
                 waiting.append(before)
         return tuple(order)
 
-    def _node(self, node: NodeProto, names: tuple[set[str], ...]) -> OnnxNode:
+    def _node(self, node: NodeProto, depth: int) -> OnnxNode:
         domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}."
         attributes: dict[str, Attribute] = {}
         bodies: dict[str, OnnxBody] = {}
@@ -288,7 +286,7 @@ class _Reader:
         for attribute in node.attribute:
             known = attribute.name in attributes or attribute.name in bodies
             if attribute.type == _GRAPH and not (known or attribute.ref_attr_name):
-                bodies[attribute.name] = self._body(attribute.g, names)
+                bodies[attribute.name] = self._body(attribute.g, depth + 1)
                 continue
             try:
                 if known:
@@ -421,12 +419,9 @@ class _Reader:
         return tuple(found)
 
     def _check_names(
-        self,
-        graph: GraphProto,
-        nodes: Iterable[OnnxNode],
-        arrays: Mapping[str, Array],
-        around: tuple[set[str], ...],
+        self, graph: GraphProto, nodes: Iterable[OnnxNode], arrays: Mapping[str, Array], inside: bool
     ) -> None:
+        """Find names that are made twice or never; ``inside`` of another graph, what is missing may be made there."""
         damaged = self.problems.damaged
         inputs = [value.name for value in graph.input]
         made = {name for node in graph.node for name in node.output if name}
@@ -435,22 +430,13 @@ class _Reader:
             for name, count in Counter(inputs).items()
             if count > 1
         ]
-        given = {*inputs, *(tensor.name for tensor in graph.initializer)}
         damaged += [f"value {name!r}: is both made by a node and given" for name in sorted(made & {*inputs, *arrays})]
-        known = made | given
-        if around:
-            # An array of the whole graph may be an input as well: that was its default value once.
-            damaged += [f"value {name!r}: is an input and an array" for name in sorted(arrays.keys() & set(inputs))]
-            damaged += [
-                f"value {name!r}: expected a name that no graph around has, found it there"
-                for name in sorted(known)
-                if any(name in names for names in around)
-            ]
+        known = made | {*inputs, *arrays}
         missing = {name for node in nodes for name in node.needs} | {value.name for value in graph.output}
         damaged += [
             f"value {name!r}: expected an input, an array or a node that makes it, found none"
             for name in sorted(missing - known)
-            if not any(name in names for names in around)
+            if not inside
         ]
         if any(len(name) > self.limits.name_length for name in known):
             damaged.append(

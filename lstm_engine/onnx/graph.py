@@ -111,17 +111,12 @@ class OnnxBody:
     nodes: tuple[OnnxNode, ...]
 
     @property
-    def made(self) -> set[str]:
-        """Names of the values that are its own."""
-        outputs = {name for node in self.nodes for name in node.outputs if name}
-        return outputs.union(self.initializers, (value.name for value in self.inputs))
-
-    @property
     def captured(self) -> tuple[str, ...]:
         """Names of values that it takes from the graphs around it."""
         used = dict.fromkeys(name for node in self.nodes for name in node.needs)
         used.update(dict.fromkeys(value.name for value in self.outputs))
-        made = self.made
+        made = {name for node in self.nodes for name in node.outputs}
+        made.update(self.initializers, (value.name for value in self.inputs))
         return tuple(name for name in used if name not in made)
 
 

@@ -281,17 +281,17 @@ def value_of_a_body_outside_of_it() -> ModelProto:
     return branching(body(), None, node("Relu", ["inner"], ["z"]), outputs=["y", "z"])
 
 
-@attack(FormatError, "value 'most': expected a name that no graph around has")
+@attack(FormatError, "'most': expected a name that no graph around has")
 def value_made_again_in_a_body() -> ModelProto:
     return branching(body(node("Relu", ["x"], ["most"]), node("Abs", ["most"], ["inner"])))
 
 
-@attack(FormatError, "value 'x': expected a name that no graph around has")
+@attack(FormatError, "'x': expected a name that no graph around has")
 def input_of_a_body_that_hides_another() -> ModelProto:
     return looping(trip(node("Relu", ["x"], ["t"]), inputs=["i", "go", "x"]))
 
 
-@attack(FormatError, "value 'c': expected a name that no graph around has")
+@attack(FormatError, "'c': expected a name that no graph around has")
 def array_of_a_body_that_hides_another() -> ModelProto:
     return branching(body(node("Add", ["x", "c"], ["inner"]), arrays=[constant("c", [1.0], np.float32)]))
 
@@ -306,7 +306,7 @@ def input_given_twice_in_a_body() -> ModelProto:
     return looping(trip(node("Relu", ["x"], ["t"]), inputs=["i", "go", "i"]))
 
 
-@attack(FormatError, "value 's': is an input and an array")
+@attack(FormatError, "'s': expected it to be given once")
 def input_of_a_body_with_a_default() -> ModelProto:
     return looping(trip(node("Relu", ["s"], ["t"]), arrays=[constant("s", [1.0], np.float32)]))
 
@@ -607,6 +607,12 @@ def packed_again_and_again() -> ModelProto:
         nodes.append(node("Unsqueeze", [f"s{n}", "axes"], [f"v{n + 1}"]))
     nodes += [node("Unsqueeze", ["x", "axes"], ["v0"]), node("Squeeze", ["v120", "axes"])]
     return model(nodes, [constant("s", [1, 512, 128]), constant("axes", [0])])
+
+
+@attack(FormatError, "(MatMul): its inputs do not fit")
+def product_of_many_axes() -> ModelProto:
+    arrays = [constant("a", np.ones((1,) * 61 + (2,)), np.float32), constant("b", np.ones((2, 2)), np.float32)]
+    return bomb("MatMul", ["a", "b"], *arrays)
 
 
 @attack(FormatError, "(Split)")
