@@ -36,7 +36,7 @@ MIB: Final = 1 << 20
 #: Dimensions of one tensor: NumPy's own limit, so the one cap that cannot be raised.
 MAX_RANK: Final = 64
 
-#: Graphs of ONNX in nodes of graphs; exporters write two or three. Each takes a few of Python's frames when it runs.
+#: Graphs of ONNX in nodes of graphs: exporters write two or three, and each takes a few of Python's frames.
 MAX_BODIES: Final = 12
 
 #: What a message about a cap ends with: the cap's field completes it.
@@ -113,9 +113,8 @@ class Limits:
         Bytes of the values that an ONNX graph holds at one time in a call. What broadcasting can make of a few bytes
         has no other bound; constant parts, computed at load, are bound by the caps on tensors.
     onnx_loop_nodes
-        Nodes that the loops and branches of an ONNX graph run in one call, together. A recurrent layer that was written
-        as a loop has about 50 for each step, so this is room for a million steps, which take some minutes; without it, a
-        loop whose condition never becomes false would have no end.
+        Nodes that the loops and branches of an ONNX graph run in one call. A recurrent layer that was written as a loop
+        has about 50 for each step, so this is a million steps, some minutes; a loop may have no end of its own.
 
     Raises
     ------

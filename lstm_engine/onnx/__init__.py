@@ -3,7 +3,6 @@
 ::
 
     formats/onnx.py   bytes -> OnnxGraph (graph.py), the one place that knows the onnx package
-    checks.py         what is checked of a graph and of the graphs in it
     program.py        OnnxGraph -> Program: nodes bound to their operators, constant parts computed
     operators.py      what the nodes compute; shaping.py, reducing.py, recurrent.py and quantized.py add their parts
     control.py        loops and branches, whose bodies are Programs too

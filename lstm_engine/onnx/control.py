@@ -99,7 +99,8 @@ def _nest_loop(site: Site, constants: Sequence[Array | None], prepare: Prepare) 
             flag, *results = program.run((*captured, *own), Call(site, call.room - held, call.allowance))
             going = _one(flag, "b", "the body's condition")
             for place in moving:
-                carried[place] = _alone(typed(place, results[place], carried[place]))
+                value = typed(place, results[place], carried[place])
+                carried[place] = value if value.base is None else np.array(value)  # a view keeps more than itself alive
             for scan, value, rows in zip(scans, results[count:], kept, strict=True):
                 if rows and (rows[0].shape, rows[0].dtype) != (value.shape, value.dtype):
                     raise ShapeError(
@@ -115,11 +116,6 @@ def _nest_loop(site: Site, constants: Sequence[Array | None], prepare: Prepare) 
         return (*carried, *stacked)
 
     return compute, [program]
-
-
-def _alone(value: Array) -> Array:
-    """Return a value that keeps nothing alive but itself."""
-    return value if value.base is None else np.array(value)
 
 
 def _no_trips(call: Call, scan: OnnxValue) -> Array:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ELEMENT_TYPES", "Attribute", "OnnxBody", "OnnxGraph", "OnnxNode", "OnnxValue", "graphs"]
+from lstm_engine.errors import FormatError, raise_together
+from lstm_engine.formats.limits import MAX_BODIES, current_limits
+
+__all__ = ["ELEMENT_TYPES", "Attribute", "OnnxBody", "OnnxGraph", "OnnxNode", "OnnxValue", "check_graph", "graphs"]
 
 #: Value of an attribute: a number, a text, a tuple of either, or an array.
 Attribute = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | NDArray[Any]
@@ -167,3 +173,74 @@ def graphs(graph: OnnxGraph | OnnxBody) -> Iterator[OnnxGraph | OnnxBody]:
     for node in graph.nodes:
         for body in node.bodies.values():
             yield from graphs(body)
+
+
+def check_graph(graph: OnnxGraph) -> None:
+    """Raise FormatError unless a graph is sound, those inside of it included.
+
+    The reader of ONNX files sees to some of it; a graph may come from another file too.
+    """
+    problems: list[str] = []
+    _check_names(graph, (), problems)
+    # Their reader has no bytes of empty arrays to count, and what a node makes of them may be without the 0.
+    room = current_limits().of_tensors(graph.file_bytes)
+    for inner in graphs(graph) if not problems else ():
+        arrays = [(f"array {name!r:.100}", array) for name, array in inner.initializers.items()]
+        arrays += [
+            (f"{node.describe()}: attribute {name!r}", value)
+            for node in inner.nodes
+            for name, value in node.attributes.items()
+            if isinstance(value, np.ndarray)
+        ]
+        problems += [
+            f"{described}: expected a shape that memory can hold, found {array.shape}"
+            for described, array in arrays
+            if 0 in array.shape and math.prod(size or 1 for size in array.shape) * array.itemsize > room
+        ]
+    raise_together(FormatError, graph.source, problems)
+
+
+def _check_names(
+    graph: OnnxGraph | OnnxBody, around: tuple[tuple[set[str], set[str]], ...], problems: list[str]
+) -> None:
+    """Find what is not made once and before it is used, and ends of unknown types.
+
+    ``around`` has for each graph around it the names in it, and those that are made before.
+    """
+    if len(around) > MAX_BODIES:
+        problems.append(f"expected at most {MAX_BODIES} graphs in graphs, found more")
+        return
+    problems += [
+        f"{value.name!r}: expected an element type of {', '.join(sorted(ELEMENT_TYPES))}, found {value.dtype!r:.40}"
+        for value in (*graph.inputs, *graph.outputs)
+        if value.dtype not in ELEMENT_TYPES and (value.dtype or not around)
+    ]
+    given = Counter([*(value.name for value in graph.inputs), *graph.initializers])
+    problems += [f"{name!r}: expected it to be given once, found it twice" for name in given if given[name] > 1]
+    made = set(given)
+    own = made.union(name for node in graph.nodes for name in node.outputs if name)
+    problems += [
+        f"{name!r}: expected a name that no graph around has, found it there"
+        for name in sorted(own)
+        if any(name in names for names, _ in around)
+    ]
+    levels = (*around, (own, made))
+
+    def is_missing(name: str) -> bool:
+        return not any(name in before for _, before in levels)
+
+    for node in graph.nodes:
+        missing = list(filter(is_missing, dict.fromkeys(node.needs)))
+        problems += [
+            f"{node.describe()}: expected inputs that are made before it, found none for {name!r}" for name in missing
+        ]
+        for body in node.bodies.values() if not missing else ():
+            _check_names(body, levels, problems)
+        outputs = [name for name in node.outputs if name]
+        problems += [f"{node.describe()}: makes {name!r} again" for name in outputs if name in made]
+        made.update(outputs)
+    problems += [
+        f"output {value.name!r}: expected a value that is made, found none"
+        for value in graph.outputs
+        if is_missing(value.name)
+    ]

@@ -8,14 +8,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from lstm_engine.errors import FormatError, LstmEngineError, ShapeError, UnsafeFileError, UnsupportedModelError
+from lstm_engine.errors import (
+    FormatError,
+    LstmEngineError,
+    ShapeError,
+    UnsafeFileError,
+    UnsupportedModelError,
+    raise_together,
+)
 from lstm_engine.formats.limits import current_limits
 from lstm_engine.layers.numerics import Numerics
 
 # The modules put their operators into the table.
 from . import control, operators, quantized, recurrent, reducing, shaping  # noqa: F401
-from .checks import check_graph
-from .graph import OnnxBody, OnnxGraph, OnnxNode
+from .graph import OnnxBody, OnnxGraph, OnnxNode, check_graph, graphs
 from .table import OPERATORS, Allowance, Array, Call, Compute, Prepare, Site
 
 __all__ = ["Program", "Step"]
@@ -76,8 +82,8 @@ class _Inside:
         The body, or the graph that has none around it.
     given
         Names of the values that it is given before its own inputs.
-    constants, weights
-        Values that never change, by name; those of them that are arrays of the file.
+    constants
+        Values that never change, by name.
     work
         For its constant parts.
     """
@@ -85,7 +91,6 @@ class _Inside:
     body: OnnxBody | OnnxGraph
     given: tuple[str, ...]
     constants: Mapping[str, Array]
-    weights: Mapping[str, Array]
     work: _Work
 
 
@@ -114,21 +119,20 @@ class Program:
         self.room, self._nodes = limits.onnx_value_bytes, limits.onnx_loop_nodes
         if _inside is None:
             check_graph(graph)
+            _check_operators(graph)
             # Honest graphs shape a few weights, once. The slowest operators take some seconds for the work where a
             # file asks for all that it may.
             room = limits.of_tensors(graph.file_bytes)
-            _inside = _Inside(graph, (), {}, {}, _Work(room, 2.0 * room))
+            _inside = _Inside(graph, (), {}, _Work(room, 2.0 * room))
             self._source = f"{graph.source}: "
         else:
             self._source = ""
-        self.body, self._work, around, weights = _inside.body, _inside.work, _inside.constants, _inside.weights
+        self.body, self._work, around = _inside.body, _inside.work, _inside.constants
         arrays = self.body.initializers
-        self._weights = {**weights, **arrays}
+        self._weights = {**around, **arrays}
         self.constants: dict[str, Array] = {**around, **{name: self._in_type(value) for name, value in arrays.items()}}
         self._work.room -= sum(array.nbytes for array in arrays.values())
         waiting = self._folded(self._sites())
-        #: The file's arrays, by what stands for them among the constants.
-        self._arrays = {id(self.constants[name]): array for name, array in self._weights.items()}
         inputs = [*_inside.given, *(value.name for value in self.body.inputs if value.name not in around)]
         self._places = {name: place for place, name in enumerate(inputs)}
         self.steps = self._bound(waiting)
@@ -246,9 +250,7 @@ class Program:
 
         def prepare(body: OnnxBody, fixed: Mapping[str, Array]) -> Program:
             seen = {name: self.constants[name] for name in node.captured if name in self.constants}
-            constants = {**seen, **fixed}
-            weights = {name: self._arrays[id(value)] for name, value in constants.items() if id(value) in self._arrays}
-            return Program(self.graph, self.numerics, _Inside(body, captured, constants, weights, self._work))
+            return Program(self.graph, self.numerics, _Inside(body, captured, {**seen, **fixed}, self._work))
 
         return prepare
 
@@ -341,6 +343,32 @@ class _Naming:
             raise self.misfit(f"{where}: {error}") from None
         if isinstance(error, _MISFITS):
             raise self.misfit(f"{where}: its inputs do not fit: {error}") from error
+
+
+def _check_operators(graph: OnnxGraph) -> None:
+    """Raise an error that names all operators that are not known, and all nodes that do not fit theirs."""
+    unknown: dict[str, list[OnnxNode]] = {}
+    damaged: list[str] = []
+    refused: list[str] = []
+    for inner in graphs(graph):
+        for node in inner.nodes:
+            known = OPERATORS.get(node.operator)
+            if known is None:
+                unknown.setdefault(node.operator, []).append(node)
+                continue
+            try:
+                known.check(node, graph.opset)
+            except FormatError as error:
+                damaged.append(f"{node.describe()}: {error}")
+            except UnsupportedModelError as error:
+                refused.append(f"{node.describe()}: {error}")
+    problems = [
+        f"operator {name!r} is not supported ({len(nodes)} time{'s' if len(nodes) > 1 else ''}, first in "
+        f"{nodes[0].describe()})"
+        for name, nodes in unknown.items()
+    ] + refused
+    raise_together(UnsupportedModelError, graph.source, problems + damaged if problems else [])
+    raise_together(FormatError, graph.source, damaged)
 
 
 def _as_outputs(result: Any) -> tuple[Array | None, ...]:
