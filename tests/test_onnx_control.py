@@ -515,11 +515,11 @@ def test_bodies_from_elsewhere_are_checked_too() -> None:
     body = whole.nodes[0].bodies["body"]
     taken = dataclasses.replace(body.nodes[0], outputs=("x",))
     for wrong, said in (
-        (changed(whole, nodes=body.nodes[::-1]), "made before it, found none"),
+        (changed(whole, nodes=body.nodes[::-1]), "that makes it before"),
         (changed(whole, nodes=(*body.nodes, body.nodes[0])), "makes '.*' again"),
         (changed(whole, nodes=(*body.nodes, taken)), "'x': expected a name that no graph around has"),
         (changed(whole, inputs=(*body.inputs, body.inputs[0])), "'i': expected it to be given once"),
-        (changed(whole, outputs=(dataclasses.replace(body.outputs[0], name="nowhere"),)), "found none for 'nowhere'"),
+        (changed(whole, outputs=(dataclasses.replace(body.outputs[0], name="nowhere"),)), "value 'nowhere': expected"),
         (changed(whole, inputs=(*body.inputs[:2], dataclasses.replace(body.inputs[2], dtype="float30"))), "float30"),
         (changed(whole, initializers={"e": np.empty((0, 1 << 40), np.float32)}), "a shape that memory can hold"),
     ):

@@ -342,7 +342,7 @@ def test_models_are_saved_in_our_own_format(exported: dict[str, Path], tmp_path:
 
 def test_a_graph_from_elsewhere_is_checked_too(exported: dict[str, Path]) -> None:
     graph = read_onnx(exported["torch_old_cell"])
-    for nodes, said in ((graph.nodes[::-1], "made before it"), ((*graph.nodes, graph.nodes[0]), "again")):
+    for nodes, said in ((graph.nodes[::-1], "that makes it before"), ((*graph.nodes, graph.nodes[0]), "again")):
         with pytest.raises(le.FormatError, match=said):
             build_onnx_model(dataclasses.replace(graph, nodes=nodes))
     odd = dataclasses.replace(graph.inputs[0], dtype="float30")

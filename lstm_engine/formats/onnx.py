@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -239,7 +238,13 @@ class _Reader:
         nodes = self._nodes(graph, depth)
         used = {name for node in nodes for name in node.needs} | {value.name for value in graph.output}
         arrays = self._initializers(graph, used)
-        self._check_names(graph, nodes, arrays, bool(depth))
+        if any(
+            len(name) > self.limits.name_length for name in (*used, *(name for node in nodes for name in node.outputs))
+        ):
+            self.problems.damaged.append(
+                f"expected names of at most {self.limits.name_length:,} characters, found a longer one; "
+                + WAY_OUT.format("name_length")
+            )
         return nodes, arrays
 
     def _body(self, graph: GraphProto, depth: int) -> OnnxBody:
@@ -392,7 +397,7 @@ class _Reader:
                 + WAY_OUT.format("tensor_bytes")
             )
 
-    # --- Inputs, outputs and names --------------------------------------------------------------------------------
+    # --- Inputs and outputs ---------------------------------------------------------------------------------------
 
     def _values(self, values: Iterable[ValueInfoProto], kind: str, bare: bool = False) -> tuple[OnnxValue, ...]:
         """Return inputs or outputs; ``bare`` ones, of a body, may be without a type or a shape."""
@@ -417,32 +422,6 @@ class _Reader:
                 )
             found.append(OnnxValue(value.name, _DTYPES.get(tensor.elem_type, ("",))[0], axes))
         return tuple(found)
-
-    def _check_names(
-        self, graph: GraphProto, nodes: Iterable[OnnxNode], arrays: Mapping[str, Array], inside: bool
-    ) -> None:
-        """Find names that are made twice or never; ``inside`` of another graph, what is missing may be made there."""
-        damaged = self.problems.damaged
-        inputs = [value.name for value in graph.input]
-        made = {name for node in graph.node for name in node.output if name}
-        damaged += [
-            f"input {name!r}: expected a name of its own, found it {count} times"
-            for name, count in Counter(inputs).items()
-            if count > 1
-        ]
-        damaged += [f"value {name!r}: is both made by a node and given" for name in sorted(made & {*inputs, *arrays})]
-        known = made | {*inputs, *arrays}
-        missing = {name for node in nodes for name in node.needs} | {value.name for value in graph.output}
-        damaged += [
-            f"value {name!r}: expected an input, an array or a node that makes it, found none"
-            for name in sorted(missing - known)
-            if not inside
-        ]
-        if any(len(name) > self.limits.name_length for name in known):
-            damaged.append(
-                f"expected names of at most {self.limits.name_length:,} characters, found a longer one; "
-                + WAY_OUT.format("name_length")
-            )
 
 
 def _type_name(code: int) -> str:

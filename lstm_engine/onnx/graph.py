@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -176,10 +176,7 @@ def graphs(graph: OnnxGraph | OnnxBody) -> Iterator[OnnxGraph | OnnxBody]:
 
 
 def check_graph(graph: OnnxGraph) -> None:
-    """Raise FormatError unless a graph is sound, those inside of it included.
-
-    The reader of ONNX files sees to some of it; a graph may come from another file too.
-    """
+    """Raise FormatError unless a graph is sound, those inside of it included."""
     problems: list[str] = []
     _check_names(graph, (), problems)
     # Their reader has no bytes of empty arrays to count, and what a node makes of them may be without the 0.
@@ -226,21 +223,18 @@ def _check_names(
     ]
     levels = (*around, (own, made))
 
-    def is_missing(name: str) -> bool:
-        return not any(name in before for _, before in levels)
+    def are_made(names: Iterable[str], where: str) -> bool:
+        missing = [name for name in dict.fromkeys(names) if not any(name in before for _, before in levels)]
+        problems.extend(
+            f"value {name!r}: expected an input, an array or a node that makes it before {where}, found none"
+            for name in missing
+        )
+        return not missing
 
     for node in graph.nodes:
-        missing = list(filter(is_missing, dict.fromkeys(node.needs)))
-        problems += [
-            f"{node.describe()}: expected inputs that are made before it, found none for {name!r}" for name in missing
-        ]
-        for body in node.bodies.values() if not missing else ():
+        for body in node.bodies.values() if are_made(node.needs, node.describe()) else ():
             _check_names(body, levels, problems)
         outputs = [name for name in node.outputs if name]
         problems += [f"{node.describe()}: makes {name!r} again" for name in outputs if name in made]
         made.update(outputs)
-    problems += [
-        f"output {value.name!r}: expected a value that is made, found none"
-        for value in graph.outputs
-        if is_missing(value.name)
-    ]
+    are_made((value.name for value in graph.outputs), "the end")
