@@ -373,5 +373,7 @@ def _check_operators(graph: OnnxGraph) -> None:
 
 def _as_outputs(result: Any) -> tuple[Array | None, ...]:
     """Return what an operator gave as a tuple of arrays."""
+    if isinstance(result, np.ndarray):
+        return (result,)
     results = result if isinstance(result, tuple) else (result,)
     return tuple(None if value is None else np.asarray(value) for value in results)
