@@ -59,8 +59,7 @@ static le_status lay_out(le_window *window, le_arena *arena) {
     window->sink = le_arena_take(arena, LE_CHAIN_ROWS, row_bytes);
     window->last = le_arena_take(arena, window->batch, row_bytes);
     window->sample = le_arena_take(arena, window->batch, chain->input_size * chain->element_bytes);
-    window->rehearsed =
-        le_arena_take(arena, le_min_size(LE_CHAIN_ROWS, window->batch), chain->state_bytes);
+    window->rehearsed = le_arena_take(arena, le_min_size(LE_CHAIN_ROWS, window->batch), chain->state_bytes);
     window->x_rows = le_arena_take(arena, LE_CHAIN_ROWS, sizeof *window->x_rows);
     window->projected_rows = le_arena_take(arena, LE_CHAIN_ROWS, sizeof *window->projected_rows);
     window->state_rows = le_arena_take(arena, LE_CHAIN_ROWS, sizeof *window->state_rows);
@@ -151,6 +150,7 @@ static void take_sample(le_window *window, const char *x) {
             le_cell_project(unit->kernels, unit->cell, rows, (const float *const *)given,
                             window->projected + first * window->gates, window->gates,
                             &window->space.narrow[unit->stage]);
+            le_narrow_end(&window->space.narrow[unit->stage]);
             le_float_state_leave(before_state);
         }
     }
@@ -229,7 +229,8 @@ static void answer(le_window *window, char *y) {
 }
 
 /* Run a step as the next answer will, on a state that nobody needs. After many other windows the weights, the
- * code and the state of the oldest have left the nearest caches, and the answer would have to wait for them. */
+ * code and the state of the oldest have left the nearest caches, and the answer would have to wait for them.
+ */
 static void rehearse(le_window *window) {
     const le_chain *chain = window->chain;
     const size_t rows = le_min_size(LE_CHAIN_ROWS, window->batch);
