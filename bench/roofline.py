@@ -78,7 +78,13 @@ _DOT_KINDS: Final[dict[ComputeType, int]] = {"bfloat16": 0, "int8": 1}
 
 #: Flags for instructions that only some CPUs of a set have, by the macro that the compiler defines for those.
 _EXTENSIONS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
-    "avx512": (("__AVX512BF16__", "-mavx512bf16"), ("__AVX512VNNI__", "-mavx512vnni")),
+    "avx512": (
+        ("__AVX512BF16__", "-mavx512bf16"),
+        ("__AVX512VNNI__", "-mavx512vnni"),
+        ("__AMX_TILE__", "-mamx-tile"),
+        ("__AMX_BF16__", "-mamx-bf16"),
+        ("__AMX_INT8__", "-mamx-int8"),
+    ),
     "neon": (
         ("__ARM_FEATURE_DOTPROD", "-march=armv8.2-a+dotprod"),
         ("__ARM_FEATURE_BF16_VECTOR_ARITHMETIC", "-march=armv8.2-a+dotprod+bf16"),  # the last one given counts

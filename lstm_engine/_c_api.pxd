@@ -78,7 +78,7 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
     ctypedef struct le_lstm_spec:
         le_dtype dtype
         le_compute_type compute_type
-        int baseline
+        int without
         le_backend backend
         le_sgemm sgemm
         le_dgemm dgemm
@@ -92,7 +92,7 @@ cdef extern from "lstm_engine/lstm_engine.h" nogil:
 
     le_status le_lstm_create(const le_kernels *kernels, const le_lstm_spec *spec, le_lstm **lstm)
     void le_lstm_destroy(le_lstm *lstm)
-    const char *le_kernels_name_for(const le_kernels *kernels, le_compute_type compute_type)
+    const char *le_kernels_name_for(const le_kernels *kernels, le_compute_type compute_type, int without)
     size_t le_lstm_memory_bytes(const le_lstm *lstm)
 
     ctypedef struct le_threads:

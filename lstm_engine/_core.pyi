@@ -18,7 +18,7 @@ class Kernels:
     def name(self) -> str:
         """Name of the instruction set."""
 
-    def name_for(self, compute_type: str) -> str:
+    def name_for(self, compute_type: str, without: int = 0) -> str:
         """Name of the instruction set that a compute type runs on, with what it is extended by: "avx512_vnni"."""
 
     @property
@@ -65,7 +65,7 @@ class CoreLSTM:
         backend: str = "auto",
         compute_type: str = "float32",
         isa: str | None = None,
-        baseline: bool = False,
+        without: int = 0,
         threads: Threads | None = None,
     ) -> None: ...
     def run(

@@ -271,9 +271,12 @@ cdef class Kernels:
         """Name of the instruction set."""
         return le_kernels_name(self.table).decode()
 
-    def name_for(self, str compute_type):
-        """Name of the instruction set that a compute type runs on, with what it is extended by."""
-        return le_kernels_name_for(self.table, compute_type_of(compute_type)).decode()
+    def name_for(self, str compute_type, int without=0):
+        """Name of the instruction set that a compute type runs on, with what it is extended by.
+
+        ``without``: how many of the best extensions to leave out.
+        """
+        return le_kernels_name_for(self.table, compute_type_of(compute_type), without).decode()
 
     @property
     def vectorised(self):
@@ -292,7 +295,7 @@ cdef class CoreLSTM:
     def __cinit__(self):
         self.lstm = NULL
 
-    def __init__(self, weights, *, backend="auto", compute_type="float32", isa=None, bint baseline=False,
+    def __init__(self, weights, *, backend="auto", compute_type="float32", isa=None, int without=0,
                  Threads threads=None):
         cdef Kernels kernels = Kernels.select(isa)
         if self.lstm != NULL:
@@ -333,7 +336,7 @@ cdef class CoreLSTM:
                 one.coupled = cell.coupled
             spec.dtype = LE_FLOAT64 if dtype == np.float64 else LE_FLOAT32
             spec.compute_type = compute_type_of(compute_type)
-            spec.baseline = baseline
+            spec.without = without
             spec.backend = LE_FUSED if backend == "fused" else LE_BLAS
             if spec.backend == LE_BLAS:
                 from lstm_engine import _blas

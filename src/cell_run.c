@@ -68,7 +68,7 @@ static void project_ahead(const le_cell_run *r, size_t step, size_t last_step, s
     *ahead = (le_ahead){.x = x, .out = out, .vector = count == 0 ? 4 * r->cell->blocks : 0};
 }
 
-void le_cell_run_chunk(const le_cell_run *r, size_t first_step, size_t last_step) {
+static void run_chunk(const le_cell_run *r, size_t first_step, size_t last_step) {
     const le_cell *cell = r->cell;
     le_fused_space *space = r->space;
     le_cell_state *state = r->state;
@@ -168,6 +168,11 @@ void le_cell_run_chunk(const le_cell_run *r, size_t first_step, size_t last_step
             }
         }
     }
+}
+
+void le_cell_run_chunk(const le_cell_run *r, size_t first_step, size_t last_step) {
+    run_chunk(r, first_step, last_step);
+    le_narrow_end(&r->space->narrow);
 }
 
 void le_cell_run_begin(const le_cell_run *r, size_t index) {

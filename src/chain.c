@@ -341,5 +341,8 @@ void le_chain_run(const le_chain *chain, size_t first, size_t end, size_t rows, 
         }
         x = (const void *const *)target;
     }
+    for (size_t stage = 0; stage < chain->stages_count; stage++) {
+        le_narrow_end(&space->narrow[stage]);
+    }
     le_float_state_leave(before);
 }

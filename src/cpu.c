@@ -1,3 +1,6 @@
+#if defined(__linux__) && defined(__x86_64__)
+#define _GNU_SOURCE /* syscall */
+#endif
 #include "cpu.h"
 
 int le_cpu_runs_scalar(void) {
@@ -8,6 +11,11 @@ int le_cpu_runs_scalar(void) {
 
 #include <cpuid.h>
 #include <stdint.h>
+
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 /* XCR0 says which registers the operating system saves: a CPU flag alone is not enough. */
 static uint64_t read_xcr0(void) {
@@ -21,7 +29,8 @@ enum {
     XCR0_AVX = 1 << 2,
     XCR0_OPMASK = 1 << 5,
     XCR0_ZMM_HIGH = 1 << 6,
-    XCR0_ZMM_16_31 = 1 << 7
+    XCR0_ZMM_16_31 = 1 << 7,
+    XCR0_TILES = 3 << 17
 };
 
 /* Leaves and bits: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, CPUID. */
@@ -30,10 +39,24 @@ typedef struct cpu_features {
     int avx512;
     int avx512_vnni;
     int avx512_bf16;
+    int amx_bf16;
+    int amx_int8;
 } cpu_features;
 
+/* Linux lets a process use the matrix registers, 8 KB of state for each thread, once it has asked, which may
+ * be done any number of times; processes that it forks inherit the leave. It says no where a thread has an
+ * alternate signal stack that is too small for them. */
+static int tiles_granted(void) {
+#if defined(__linux__)
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    return 0;
+#endif
+}
+
 static cpu_features detect(void) {
-    cpu_features features = {0, 0, 0, 0};
+    cpu_features features = {0};
     unsigned eax, ebx, ecx, edx;
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) {
         return features;
@@ -56,10 +79,16 @@ static cpu_features detect(void) {
     const int bw = (ebx >> 30) & 1;
     const int vl = (ebx >> 31) & 1;
     features.avx512 = features.avx2_fma && f && dq && bw && vl && (xcr0 & zmm) == zmm;
+    const int tiles = features.avx512 && ((edx >> 24) & 1) && (xcr0 & XCR0_TILES) == XCR0_TILES;
+    const int amx_bf16 = (edx >> 22) & 1, amx_int8 = (edx >> 25) & 1;
     features.avx512_vnni = features.avx512 && ((ecx >> 11) & 1);
     /* Leaf 7 says in eax how many subleaves it has. */
     if (features.avx512 && eax >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) {
         features.avx512_bf16 = (eax >> 5) & 1;
+    }
+    if (tiles) {
+        features.amx_bf16 = features.avx512_bf16 && amx_bf16;
+        features.amx_int8 = features.avx512_vnni && amx_int8;
     }
     return features;
 }
@@ -74,6 +103,14 @@ int le_cpu_runs_avx512_vnni(void) {
 
 int le_cpu_runs_avx512_bf16(void) {
     return detect().avx512_bf16;
+}
+
+int le_cpu_runs_avx512_amx_bf16(void) {
+    return detect().amx_bf16 && tiles_granted();
+}
+
+int le_cpu_runs_avx512_amx_int8(void) {
+    return detect().amx_int8 && tiles_granted();
 }
 
 int le_cpu_runs_avx2(void) {

@@ -6,6 +6,8 @@
  * instruction_sets.def. */
 int le_cpu_runs_avx512(void);
 int le_cpu_runs_avx512_bf16(void);
+int le_cpu_runs_avx512_amx_bf16(void);
+int le_cpu_runs_avx512_amx_int8(void);
 int le_cpu_runs_avx512_vnni(void);
 int le_cpu_runs_avx2(void);
 int le_cpu_runs_neon(void);

@@ -95,7 +95,7 @@ le_status le_lstm_create(const le_kernels *kernels, const le_lstm_spec *spec, le
     lstm->kernels = kernels;
     lstm->dtype = spec->dtype;
     lstm->compute_type = spec->compute_type;
-    lstm->narrow = le_narrow_select(kernels, spec->compute_type, spec->baseline);
+    lstm->narrow = le_narrow_select(kernels, spec->compute_type, spec->without);
     lstm->backend = spec->backend;
     lstm->sgemm = spec->sgemm;
     lstm->dgemm = spec->dgemm;

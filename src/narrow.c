@@ -37,12 +37,19 @@ static float column_scale(const float *column, size_t rows, size_t stride) {
     return largest < LE_NARROW_SMALLEST ? 0.0f : largest / LE_NARROW_LEVELS;
 }
 
-/* One column in bfloat16; `word` is its first word, and the others follow at `stride` words. */
-static void pack_bfloat16(const float *column, size_t rows, size_t column_stride, int32_t *word,
-                          size_t stride) {
+/* Where a word of a unit and gate lies in a panel: [words / together][4][together][V]. */
+static size_t word_at(const le_narrow_kernels *kernels, size_t word, size_t gate, size_t unit) {
+    const size_t together = kernels->words_together, lanes = kernels->lanes;
+    return word / together * together * 4 * lanes + (gate * together + word % together) * lanes +
+           unit % lanes;
+}
+
+/* One column, of one unit and gate, in bfloat16; `panel` is where its segment begins in the unit's block. */
+static void pack_bfloat16(const le_narrow_kernels *kernels, const float *column, size_t rows,
+                          size_t column_stride, size_t gate, size_t unit, int32_t *panel) {
     for (size_t row = 0; row < rows; row++) {
         uint32_t bits;
-        int32_t *target = word + row / 2 * stride;
+        int32_t *target = panel + word_at(kernels, row / 2, gate, unit);
         memcpy(&bits, target, sizeof bits);
         bits |= bfloat16_of(column[row * column_stride]) << (row % 2 * 16);
         memcpy(target, &bits, sizeof bits);
@@ -51,11 +58,11 @@ static void pack_bfloat16(const float *column, size_t rows, size_t column_stride
 
 /* One column in int8; returns the first value of its sums. */
 static int32_t pack_int8(const le_narrow_kernels *kernels, const float *column, size_t rows,
-                         size_t column_stride, float scale, int32_t *word, size_t stride) {
+                         size_t column_stride, float scale, size_t gate, size_t unit, int32_t *panel) {
     int64_t sum = 0;
     for (size_t row = 0; row < rows && scale > 0.0f; row++) {
         const int8_t stored = (int8_t)lrintf(column[row * column_stride] / scale);
-        unsigned char *bytes = (unsigned char *)(word + row / 4 * stride);
+        unsigned char *bytes = (unsigned char *)(panel + word_at(kernels, row / 4, gate, unit));
         memcpy(bytes + kernels->places[row % 4], &stored, 1);
         sum += stored;
     }
@@ -80,7 +87,8 @@ le_status le_narrow_pack(const le_lstm *lstm, const le_cell_spec *spec, le_cell 
     }
     narrow->kernels = kernels;
     for (int segment = 0; segment < 2; segment++) {
-        narrow->words[segment] = (rows[segment] + kernels->per_word - 1) / kernels->per_word;
+        narrow->words[segment] =
+            le_round_up((rows[segment] + kernels->per_word - 1) / kernels->per_word, kernels->words_step);
     }
     narrow->panel_words = (narrow->words[0] + narrow->words[1]) * 4 * lanes;
     const size_t words = cell->blocks * narrow->panel_words;
@@ -96,17 +104,17 @@ le_status le_narrow_pack(const le_lstm *lstm, const le_cell_spec *spec, le_cell 
         for (size_t column = 0; column < gates; column++) {
             const size_t gate = column / cell->hidden_size;
             const size_t unit = column % cell->hidden_size;
-            int32_t *word = narrow->panels + unit / lanes * narrow->panel_words +
-                            (segment == 0 ? 0 : narrow->words[0]) * 4 * lanes + gate * lanes + unit % lanes;
+            int32_t *panel = narrow->panels + unit / lanes * narrow->panel_words +
+                             (segment == 0 ? 0 : narrow->words[0]) * 4 * lanes;
             const float *source = sources[segment] + column;
             if (quantized) {
                 const size_t place = place_of(lanes, gate, unit);
                 const float scale = column_scale(source, rows[segment], gates);
                 narrow->scales[segment][place] = scale;
                 narrow->start[segment][place] =
-                    pack_int8(kernels, source, rows[segment], gates, scale, word, 4 * lanes);
+                    pack_int8(kernels, source, rows[segment], gates, scale, gate, unit, panel);
             } else {
-                pack_bfloat16(source, rows[segment], gates, word, 4 * lanes);
+                pack_bfloat16(kernels, source, rows[segment], gates, gate, unit, panel);
             }
         }
     }
@@ -131,7 +139,8 @@ void le_narrow_take(le_arena *arena, const le_lstm *lstm, size_t rows, le_narrow
     if (lstm->narrow == NULL) {
         return;
     }
-    rows = le_min_size(rows, LE_NARROW_ROWS);
+    /* Kernels may read whole heights of rows, whose results they drop. */
+    rows = le_round_up(le_min_size(rows, LE_NARROW_ROWS), lstm->narrow->rows_step);
     const size_t counts[2] = {le_max_size(lstm->input_size, lstm->directions * lstm->output_size),
                               lstm->output_size};
     for (int segment = 0; segment < 2; segment++) {
@@ -149,6 +158,14 @@ void le_narrow_take(le_arena *arena, const le_lstm *lstm, size_t rows, le_narrow
     space->init = le_arena_take(arena, rows, sizeof *space->init);
 }
 
+static void make_ready(const le_narrow_kernels *kernels, size_t rows, le_narrow_space *space) {
+    const size_t height = le_min_size(rows, kernels->rows_step);
+    if (kernels->begin != NULL && space->ready != height && kernels->begin(rows)) {
+        space->kernels = kernels;
+        space->ready = height;
+    }
+}
+
 static void convert(const le_narrow_kernels *kernels, size_t rows, const float *const *source, size_t count,
                     int segment, const le_narrow_space *space) {
     for (size_t row = 0; row < rows; row++) {
@@ -160,7 +177,7 @@ static void convert(const le_narrow_kernels *kernels, size_t rows, const float *
 /* A tile for the blocks from `block` on and the rows from `row` on; where it takes its first values from and
  * puts its results is still to be said. */
 static le_narrow_tile tile_at(const le_cell *cell, const size_t words[2], size_t block, size_t row,
-                              const le_narrow_space *space) {
+                              size_t step_rows, const le_narrow_space *space) {
     const le_narrow *narrow = cell->narrow;
     const size_t block_gates = 4 * narrow->kernels->lanes;
     le_narrow_tile t = {
@@ -168,6 +185,7 @@ static le_narrow_tile tile_at(const le_cell *cell, const size_t words[2], size_t
         .panel = narrow->panels + block * narrow->panel_words +
                  (words[0] == 0 ? narrow->words[0] * block_gates : 0),
         .block_stride = narrow->panel_words,
+        .step_rows = step_rows,
     };
     for (int segment = 0; segment < 2; segment++) {
         t.words[segment] = words[segment];
@@ -198,7 +216,7 @@ static void step_row(const le_kernels *kernels, const le_cell *cell, const le_ce
                 taken /= 2;
             }
             const float *first = init[0] + block * block_gates;
-            le_narrow_tile t = tile_at(cell, words, block, 0, space);
+            le_narrow_tile t = tile_at(cell, words, block, 0, 1, space);
             t.init = &first;
             t.out = gates;
             narrow->tile(&t, 1, taken);
@@ -210,8 +228,8 @@ static void step_row(const le_kernels *kernels, const le_cell *cell, const le_ce
 /* Several rows: blocks outermost, so that a block's panel stays in cache while all rows pass over it. */
 static void step_rows(const le_kernels *kernels, const le_cell *cell, const le_cell_rows *step,
                       const float *const *init, const size_t words[2], const le_narrow_space *space) {
-    _Alignas(64) float gates[8 * 4 * 16];
-    const float *first[8];
+    _Alignas(64) float gates[LE_NARROW_TILE_ROWS * 4 * 16];
+    const float *first[LE_NARROW_TILE_ROWS];
     const le_narrow_kernels *narrow = cell->narrow->kernels;
     const size_t block_gates = 4 * narrow->lanes;
     const size_t tiles = (step->rows + narrow->rows_most - 1) / narrow->rows_most;
@@ -220,11 +238,12 @@ static void step_rows(const le_kernels *kernels, const le_cell *cell, const le_c
         size_t rows;
         /* Tiles of even height: a last one of a row or two would load every word for few products. */
         for (size_t done = 0, left = tiles; left != 0; done += rows, left--) {
-            rows = (step->rows - done + left - 1) / left;
+            rows = le_round_up((step->rows - done + left - 1) / left, narrow->rows_step);
+            rows = le_min_size(rows, step->rows - done);
             for (size_t row = 0; row < rows; row++) {
                 first[row] = init[done + row] + block * block_gates;
             }
-            le_narrow_tile t = tile_at(cell, words, block, done, space);
+            le_narrow_tile t = tile_at(cell, words, block, done, step->rows, space);
             t.init = first;
             t.out = gates;
             t.out_stride = block_gates;
@@ -235,7 +254,7 @@ static void step_rows(const le_kernels *kernels, const le_cell *cell, const le_c
 }
 
 static void narrow_step(const le_kernels *kernels, const le_cell *cell, const le_cell_rows *step,
-                        const le_narrow_space *space) {
+                        le_narrow_space *space) {
     const le_narrow *narrow = cell->narrow;
     const int projects = step->projected == NULL && narrow->words[0] == 0 && cell->input_size != 0;
     const size_t words[2] = {step->projected == NULL ? narrow->words[0] : 0, narrow->words[1]};
@@ -253,6 +272,7 @@ static void narrow_step(const le_kernels *kernels, const le_cell *cell, const le
         }
         init = space->init;
     }
+    make_ready(narrow->kernels, step->rows, space);
     if (step->rows == 1) {
         step_row(kernels, cell, step, init, words, space);
     } else {
@@ -261,7 +281,7 @@ static void narrow_step(const le_kernels *kernels, const le_cell *cell, const le
 }
 
 void le_cell_step(const le_kernels *kernels, const le_cell *cell, const le_cell_rows *step,
-                  const le_narrow_space *space) {
+                  le_narrow_space *space) {
     if (cell->narrow == NULL) {
         kernels->cell_step(cell, step);
         return;
@@ -281,18 +301,19 @@ void le_cell_step(const le_kernels *kernels, const le_cell *cell, const le_cell_
 }
 
 static void narrow_project(const le_cell *cell, size_t rows, const float *const *x, float *out,
-                           size_t out_stride, const le_narrow_space *space) {
-    const float *first[8];
+                           size_t out_stride, le_narrow_space *space) {
+    const float *first[LE_NARROW_TILE_ROWS];
     const le_narrow_kernels *narrow = cell->narrow->kernels;
     const size_t words[2] = {cell->narrow->words[0], 0};
     const size_t block_gates = 4 * narrow->lanes;
     convert(narrow, rows, x, cell->input_size, 0, space);
+    make_ready(narrow, rows, space);
     for (size_t block = 0; block < cell->blocks; block++) {
         for (size_t row = 0; row < narrow->rows_most; row++) {
             first[row] = cell->bias + block * block_gates;
         }
         for (size_t done = 0; done < rows; done += narrow->rows_most) {
-            le_narrow_tile t = tile_at(cell, words, block, done, space);
+            le_narrow_tile t = tile_at(cell, words, block, done, rows, space);
             t.init = first;
             t.out = out + done * out_stride + block * block_gates;
             t.out_stride = out_stride;
@@ -302,7 +323,7 @@ static void narrow_project(const le_cell *cell, size_t rows, const float *const 
 }
 
 void le_cell_project(const le_kernels *kernels, const le_cell *cell, size_t rows, const float *const *x,
-                     float *out, size_t out_stride, const le_narrow_space *space) {
+                     float *out, size_t out_stride, le_narrow_space *space) {
     if (cell->narrow == NULL || cell->narrow->words[0] == 0) {
         kernels->cell_project(cell, rows, x, out, out_stride);
         return;

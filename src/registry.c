@@ -80,19 +80,19 @@ le_status le_isa_select(const char *name, const le_kernels **kernels) {
     return LE_ERROR_UNKNOWN_ISA;
 }
 
-const le_narrow_kernels *le_narrow_select(const le_kernels *kernels, le_compute_type type, int baseline) {
+const le_narrow_kernels *le_narrow_select(const le_kernels *kernels, le_compute_type type, int without) {
     const int wanted = type == LE_INT8_RECURRENT ? LE_INT8 : (int)type;
-    for (size_t index = 0; extensions[index].set != NULL && !baseline; index++) {
+    for (size_t index = 0; extensions[index].set != NULL; index++) {
         if (extensions[index].set == kernels && extensions[index].type == wanted &&
-            extensions[index].runs()) {
+            extensions[index].runs() && without-- <= 0) {
             return extensions[index].kernels;
         }
     }
     return wanted == LE_INT8 ? kernels->int8 : wanted == LE_BFLOAT16 ? kernels->bfloat16 : NULL;
 }
 
-const char *le_kernels_name_for(const le_kernels *kernels, le_compute_type type) {
-    const le_narrow_kernels *narrow = le_narrow_select(kernels, type, 0);
+const char *le_kernels_name_for(const le_kernels *kernels, le_compute_type type, int without) {
+    const le_narrow_kernels *narrow = le_narrow_select(kernels, type, without);
     return narrow == NULL ? kernels->name : narrow->name;
 }
 

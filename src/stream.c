@@ -237,6 +237,7 @@ static void step_alone(le_stream *stream) {
         }
         inputs = (const float *const *)outputs;
     }
+    le_narrow_end(&stream->narrow);
 }
 
 /* One member's part of a step. Each writes its units of h where all read them: the lines change hands once,
@@ -256,7 +257,7 @@ static void step_part(void *context, size_t index) {
         const le_cell_rows rows = layer_rows(stream, layer, inputs, own->c_rows, own->h_rows);
         le_cell_step(lstm->kernels, &own->parts[layer].cell, &rows, &own->narrow);
         if (layer + 1 == lstm->layers) {
-            return;
+            break;
         }
         (void)le_member_meet(&own->member);
         for (size_t row = 0; row < stream->batch; row++) {
@@ -266,6 +267,7 @@ static void step_part(void *context, size_t index) {
         }
         inputs = (const float *const *)outputs;
     }
+    le_narrow_end(&own->narrow);
 }
 
 /* The threads that are there for this step: more than one if they have been taken. */

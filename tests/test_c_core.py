@@ -30,8 +30,10 @@ GOLDEN = {
     "": "b9a55520db5fda94",
     ":bfloat16:baseline": "243ce17642290cd1",
     ":int8": "dfb76edb015d128a",
+    ":int8:second": "dfb76edb015d128a",
     ":int8:baseline": "dfb76edb015d128a",
     ":int8_recurrent": "1c4231b66009e490",
+    ":int8_recurrent:second": "1c4231b66009e490",
     ":int8_recurrent:baseline": "1c4231b66009e490",
 }
 

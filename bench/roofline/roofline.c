@@ -3,6 +3,12 @@
  * Compiled once per instruction set by bench/roofline.py, which also turns seconds into rates. Every function
  * times itself, so that the cost of calling it from Python is not in the figure.
  */
+#if defined(__AMX_BF16__) && defined(__linux__)
+#define _GNU_SOURCE /* syscall */
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -204,9 +210,56 @@ static inline int8_sum int8_dot(int8_sum sum, vector operand) {
 }
 #endif
 
+/* The matrix registers of AMX, where there are any and the system gives leave to use them. */
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__linux__)
+#define MATRICES 1
+enum { MATRIX_TURNS = 4, MATRIX_ROWS = 16, MATRIX_BYTES = 64 };
+
+static int matrices_granted(void) {
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+
+static double matrix_seconds(int kind, size_t turns) {
+    struct {
+        unsigned char palette, start_row, reserved[14];
+        unsigned short row_bytes[16];
+        unsigned char rows[16];
+    } config = {.palette = 1};
+    for (int index = 0; index < 8; ++index) {
+        config.row_bytes[index] = MATRIX_BYTES;
+        config.rows[index] = MATRIX_ROWS;
+    }
+    __asm__ volatile("" : : "r"(&config) : "memory"); /* gcc 12 does not know that all of it is read */
+    _tile_loadconfig(&config);                        /* which zeroes the registers */
+    const double start = seconds_now();
+    for (size_t turn = 0; turn < turns; ++turn) {
+        if (kind == DOT_BFLOAT16) {
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        } else {
+            _tile_dpbusd(0, 4, 6);
+            _tile_dpbusd(1, 4, 7);
+            _tile_dpbusd(2, 5, 6);
+            _tile_dpbusd(3, 5, 7);
+        }
+    }
+    const double took = seconds_now() - start;
+    _tile_release();
+    return took;
+}
+#endif
+
 /* Operations of one turn of roofline_dot_seconds, a multiplication and an addition being two; 0 where the
  * instruction set has no such instruction. */
 size_t roofline_dot_operations_per_turn(int kind) {
+#if defined(MATRICES)
+    if (matrices_granted())
+        return (size_t)2 * MATRIX_TURNS * MATRIX_ROWS * MATRIX_ROWS *
+               (kind == DOT_INT8 ? MATRIX_BYTES : MATRIX_BYTES / 2);
+#endif
 #if defined(BFLOAT16_OPERATIONS)
     if (kind == DOT_BFLOAT16)
         return (size_t)BFLOAT16_OPERATIONS * ACCUMULATORS;
@@ -248,6 +301,10 @@ DEFINE_DOT_SECONDS(int8)
  * The operands are zero: the time of these instructions does not depend on their values. `operand` comes from
  * the caller so that the compiler does not know that. */
 double roofline_dot_seconds(int kind, size_t turns, float operand) {
+#if defined(MATRICES)
+    if (matrices_granted())
+        return matrix_seconds(kind, turns);
+#endif
 #if defined(BFLOAT16_OPERATIONS)
     if (kind == DOT_BFLOAT16)
         return bfloat16_seconds(turns, broadcast(operand));

@@ -74,8 +74,8 @@ typedef struct le_lstm_spec {
     le_dtype dtype;               /* LE_FLOAT64 needs LE_BLAS */
     le_compute_type compute_type; /* all but LE_AS_DTYPE need LE_FLOAT32 and LE_FUSED; int8: at most 2^17
                                      inputs and outputs */
-    int baseline; /* whether to use only what every CPU of the instruction set has, such as no VNNI: for tests
-                   */
+    int without; /* how many of the best extensions for the compute type, such as AMX and VNNI, to leave out:
+                    for tests; usually 0 */
     le_backend backend;
     le_sgemm sgemm; /* for LE_BLAS and LE_FLOAT32 */
     le_dgemm dgemm; /* for LE_BLAS and LE_FLOAT64 */
@@ -96,8 +96,8 @@ le_status le_lstm_create(const le_kernels *kernels, const le_lstm_spec *spec, le
 void le_lstm_destroy(le_lstm *lstm);
 
 /* Name of the instruction set that a compute type would run on, with what it is extended by: "avx512_vnni".
- */
-const char *le_kernels_name_for(const le_kernels *kernels, le_compute_type compute_type);
+ * `without` as in le_lstm_spec. */
+const char *le_kernels_name_for(const le_kernels *kernels, le_compute_type compute_type, int without);
 
 /* Bytes of packed weights. */
 size_t le_lstm_memory_bytes(const le_lstm *lstm);

@@ -27,6 +27,9 @@
 /* Rows that are converted and taken through all blocks together; this bounds the scratch memory of a step. */
 enum { LE_NARROW_ROWS = 128 };
 
+/* Rows of the highest tiles. */
+enum { LE_NARROW_TILE_ROWS = 32 };
+
 /* int8: more k than this could overflow a sum of products of 127 * 127. */
 enum { LE_NARROW_MOST_VALUES = 1 << 17 };
 
@@ -44,6 +47,7 @@ typedef struct le_narrow_tile {
     const float *const *init;       /* [rows]: first value of each gate */
     float *out;                     /* [rows][out_stride]: [blocks][4][V] */
     size_t out_stride;
+    size_t step_rows; /* of the step that the tile is of, as `begin` was told */
     /* int8 alone: */
     const float *row_scales[2];  /* [rows] */
     const float *unit_scales[2]; /* [blocks][4][V] */
@@ -56,13 +60,21 @@ typedef struct le_narrow_kernels {
     size_t lanes;            /* V, as of the le_kernels that they belong to */
     size_t per_word;         /* k of a word: 2 or 4 */
     size_t word_bytes;       /* of the values that belong to a word */
+    size_t words_step;       /* the words of W, and of R, are filled up with words of zeros to a multiple */
     unsigned char places[4]; /* int8: at which byte of a word each k lies */
     int offset;              /* int8: what is added to each value */
-    size_t rows_most;        /* of a tile */
+    size_t rows_most;        /* of a tile, up to LE_NARROW_TILE_ROWS */
+    size_t words_together;   /* of a unit and gate that lie together, a divisor of words_step; usually 1 */
+    size_t rows_step;        /* of the heights of tiles of many rows: a multiple */
     size_t blocks_most;      /* of a tile of one row: a power of two */
     /* Convert `count` values of a row, filled up with zeros to whole words; returns the row's scale (1 for
      * bfloat16). Up to 16 values past the last word are written. */
     float (*convert)(const float *values, size_t count, unsigned char *out);
+    /* Make this thread's registers ready for tiles of steps of `rows` rows, of which only the number up to
+     * rows_step counts; returns 0 if there is nothing to be made ready. `end` gives them back. NULL where
+     * there never is anything. */
+    int (*begin)(size_t rows);
+    void (*end)(void);
     /* 1 <= rows <= rows_most with one block, or one row with a power of two of blocks up to blocks_most. */
     void (*tile)(const le_narrow_tile *tile, size_t rows, size_t blocks);
 } le_narrow_kernels;
