@@ -117,6 +117,12 @@ int le_cpu_runs_avx2(void) {
     return detect().avx2_fma;
 }
 
+int le_cpu_wants_fetching(void) {
+    unsigned eax, ebx, ecx, edx;
+    /* "GenuineIntel", of which the last four letters are enough. */
+    return __get_cpuid(0, &eax, &ebx, &ecx, &edx) && ecx == 0x6C65746E;
+}
+
 #elif defined(__aarch64__)
 
 #if defined(__linux__)
@@ -148,4 +154,10 @@ int le_cpu_runs_neon_dotprod(void) {
 }
 #endif
 
+#endif
+
+#if !defined(__x86_64__)
+int le_cpu_wants_fetching(void) {
+    return 0;
+}
 #endif

@@ -47,6 +47,9 @@ struct le_linear {
  * from the last-level cache or from memory. */
 enum { LE_LARGE_PANEL_BYTES = 4 * 1024 * 1024 };
 
+/* Bytes from which panels do not lie in a core's first cache for all rows of a batch. */
+enum { LE_PANEL_BEYOND_L1_BYTES = 128 * 1024 };
+
 /* One packed cell. */
 typedef struct le_cell {
     size_t input_size;
@@ -66,6 +69,7 @@ typedef struct le_cell {
     int coupled;
     int standard;      /* sigmoid gates, tanh elsewhere, nothing else: the fused cell applies */
     le_narrow *narrow; /* the gates' weights of a narrow compute type; NULL for float32 */
+    int fetches;       /* whether batches ask for the panels from the second cache, which some CPUs need */
 } le_cell;
 
 /* One time step of a set of rows, given by pointers so that any subset of a batch needs no copy. */
