@@ -49,9 +49,9 @@ class TensorSpec:
 
 
 @lru_cache(maxsize=256)
-def _axes(shape: Shape) -> tuple[int | str, ...]:
+def _axes(shape: Shape, batch_axis: int) -> tuple[int | str, ...]:
     """Return ``shape`` with a name for each open size."""
-    names = ("batch", "time")
+    names = ("time", "batch") if batch_axis else ("batch", "time")
     return tuple(
         size if size is not None else names[axis] if axis < 2 else f"size {axis}" for axis, size in enumerate(shape)
     )
@@ -69,11 +69,18 @@ class Arguments:
         Of the values.
     uses_mask
         Whether any layer of the model looks at a mask.
+    time_major
+        For each input whether it has time in front of the batch, if it is a sequence; empty where none has.
     """
 
     specs: tuple[TensorSpec, ...]
     dtype: np.dtype[Any]
     uses_mask: bool
+    time_major: tuple[bool, ...] = ()
+
+    def batch_axis(self, place: int) -> int:
+        """Return the axis of an input that is the batch."""
+        return int(bool(self.time_major) and self.time_major[place] and self.specs[place].sequence)
 
     def gathered(self, inputs: Sequence[Any]) -> list[Any]:
         """Return one value for each input of the model from the arguments of a call."""
@@ -139,7 +146,7 @@ class Arguments:
         ShapeError
             If an argument does not fit, naming it.
         """
-        arrays = [self._converted(value, spec) for value, spec in zip(self.gathered(inputs), self.specs, strict=True)]
+        arrays = [self._converted(value, place) for place, value in enumerate(self.gathered(inputs))]
         self._check_rows(arrays)
         if mask is None and lengths is None:
             return [Tensor(array) for array in arrays], Context()
@@ -152,25 +159,26 @@ class Arguments:
                 masks[place] = as_mask(given, "mask", array.shape[:2])
         for place, (array, given) in enumerate(zip(arrays, self.per_input("lengths", lengths), strict=True)):
             if given is not None:
-                batch, time = array.shape[:2]
+                axis = self.batch_axis(place)
+                batch, time = array.shape[axis], array.shape[1 - axis]
                 checked = as_lengths(given, "lengths", batch, time)
                 padding = np.arange(time) < checked[:, None]
+                padding = np.ascontiguousarray(padding.T) if axis else padding
                 masks[place] = padding
                 paddings.append((padding, checked))
         tensors = [Tensor(array, given) for array, given in zip(arrays, masks, strict=True)]
         return tensors, Context(paddings=paddings, caller_masked=True)
 
     def _check_rows(self, arrays: Sequence[Array]) -> None:
-        for array, spec in zip(arrays[1:], self.specs[1:], strict=True):
-            if array.shape[0] != arrays[0].shape[0]:
-                raise ShapeError(
-                    f"{spec.name}: expected {arrays[0].shape[0]} rows as in {self.specs[0].name}, "
-                    f"found {array.shape[0]}"
-                )
+        rows = [array.shape[self.batch_axis(place)] for place, array in enumerate(arrays)]
+        for spec, found in zip(self.specs, rows, strict=True):
+            if found != rows[0]:
+                raise ShapeError(f"{spec.name}: expected {rows[0]} rows as in {self.specs[0].name}, found {found}")
 
-    def _converted(self, value: ArrayLike, spec: TensorSpec) -> Array:
+    def _converted(self, value: ArrayLike, place: int) -> Array:
         """Return an input as the graph takes it."""
-        axes = _axes(spec.shape)
+        spec = self.specs[place]
+        axes = _axes(spec.shape, self.batch_axis(place))
         rank = len(axes)
         if not isinstance(value, np.ndarray) or value.ndim != rank:
             # As in Keras: (batch, time) is taken for (batch, time, 1), and the other way round.

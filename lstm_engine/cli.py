@@ -365,13 +365,13 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _predict_whole(options: argparse.Namespace, model: Model, groups: dict[str, list[str]]) -> int:
-    """Run a model in one call: an ONNX graph whose rows cannot be told apart."""
+    """Run a model in one call: its rows cannot be told apart, or do not come first."""
     from .array_files import check_output, write_arrays
 
     if options.columns or options.keep:
         raise ShapeError(
             "--columns, --keep: expected a model whose inputs and outputs all begin with the batch axis, found an ONNX "
-            "graph that does not say so"
+            "graph that does not say so, or layers of time_major=True"
         )
     for path, names in groups.items():
         check_output(path, len(names))

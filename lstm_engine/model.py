@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,9 +71,10 @@ class Model:
         architecture: ModelDescription | None = None,
     ) -> None:
         uses_mask = any(node.layer.uses_mask for node in graph.nodes)
+        in_rows = not any(node.layer.time_major for node in graph.nodes)
         self.__dict__.update(
             _graph=graph,
-            _arguments=Arguments(tuple(inputs), numerics.dtype, uses_mask),
+            _arguments=Arguments(tuple(inputs), numerics.dtype, uses_mask, () if in_rows else graph.time_major()),
             _outputs=tuple(outputs),
             _numerics=numerics,
             _name=name,
@@ -89,13 +90,15 @@ class Model:
     _source: str
     _architecture: ModelDescription | None
 
-    #: Whether axis 0 of every input and output is the batch, whose rows do not depend on each other.
-    _rows_apart: ClassVar[bool] = True
+    @property
+    def _rows_apart(self) -> bool:
+        """Whether axis 0 of every input and output is the batch, whose rows do not depend on each other."""
+        return self._in_rows
 
     @property
     def _in_rows(self) -> bool:
         """Whether a call may be cut into batches along axis 0 of every input and output."""
-        return True
+        return not self._arguments.time_major
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Model is immutable: {name!r} cannot be set")
@@ -300,7 +303,7 @@ class Model:
         mask
             (batch, time) of bool, True where a step counts: Keras's mask of the input. It joins those that the model
             makes itself. For a model of several sequences a tuple or list with one for each input, None for none, or
-            a dict by name.
+            a dict by name. For an input with time in front of the batch (Keras 2's ``time_major``) it is (time, batch).
         lengths
             (batch,) of int: only the first steps of each row count. Outputs of recurrent layers past a row's length
             are zero and backward layers begin at its last real step, as with PyTorch's packed sequences. For several
@@ -335,6 +338,8 @@ class Model:
     ) -> Any:
         """Compute the outputs batch by batch, so that memory stays bounded: the same bits as one call.
 
+        A model with a layer of Keras's ``time_major=True`` is called once, for axis 0 is not the batch.
+
         Parameters
         ----------
         x
@@ -358,6 +363,8 @@ class Model:
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise ShapeError(f"batch_size: expected a positive integer, found {batch_size!r}")
+        if not self._in_rows:
+            return self(x, mask=mask, lengths=lengths)
         arrays = [
             as_plain_array(value, spec.name)
             for value, spec in zip(self._arguments.gathered((x,)), self.inputs, strict=True)

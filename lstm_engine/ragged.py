@@ -139,7 +139,11 @@ def require_rows(model: Model) -> None:
     if not model._in_rows:
         raise UnsupportedModelError(
             f"{model.source or model.name}: expected a model whose inputs and outputs all begin with the batch axis, "
-            "found an ONNX graph that does not say so; export it with a dynamic first axis named batch"
+            + (
+                "found layers of time_major=True; call it on arrays of (time, batch, features)"
+                if model._arguments.time_major
+                else "found an ONNX graph that does not say so; export it with a dynamic first axis named batch"
+            )
         )
 
 

@@ -115,6 +115,8 @@ class _Writer:
             try:
                 if writer is None:
                     raise UnsupportedModelError("it has no counterpart among the operators that are written")
+                if node.layer.time_major:
+                    raise UnsupportedModelError("time_major=True is not written: its axes have no names of their own")
                 if node.mask is not None:
                     raise UnsupportedModelError("it is given a mask, and ONNX has none")
                 made = writer(self, node, [names[slot] for slot in node.inputs])

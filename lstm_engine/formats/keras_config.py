@@ -242,6 +242,11 @@ def _layer(entry: Any, problems: Problems, wrapper: str = "", known: Collection[
             f"{where} ({kind}) was written by Keras 1, but the configuration says otherwise; expected a keras_version "
             "of '1'"
         )
+    elif saved_class != kind and config.get("time_major") and (config.get("go_backwards") or "Bidirect" in wrapper):
+        problems.unsupported.append(
+            f"{where} ({saved_class}) has time_major=True and runs backwards, for which TensorFlow reverses the batch "
+            "in place of time; expected either alone"
+        )
     elif not _is_plain_policy(config.get("dtype")):
         problems.unsupported.append(f"{where} ({kind}) is quantized; expected a dtype policy of floating point")
     else:

@@ -129,6 +129,11 @@ class Layer(ABC):
     _prepared: ClassVar[tuple[str, ...]] = ()
 
     @property
+    def time_major(self) -> bool:
+        """Whether axis 0 of its input is time, and axis 1 the batch."""
+        return False
+
+    @property
     def state_names(self) -> tuple[str, ...]:
         """Names of the arrays that the layer carries in a stream, as in :mod:`lstm_engine.stream_state`."""
         return ()

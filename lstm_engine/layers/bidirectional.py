@@ -16,7 +16,7 @@ from .base import Array, Context, Mask, Shape, Tensor
 from .lstm_cells import LSTMCells, LSTMRunner
 from .numerics import Numerics
 from .recurrence import States
-from .recurrent import RecurrentLayer, RecurrentOptions, SequenceLayer, flipped, run_masked
+from .recurrent import RecurrentLayer, RecurrentOptions, SequenceLayer, flipped, run_masked, time_first
 
 __all__ = ["BidirectionalLayer"]
 
@@ -68,7 +68,7 @@ class BidirectionalLayer(SequenceLayer):
                 f"merge_mode {merge_mode!r}: expected cells of one size, found {first.output_size} and "
                 f"{second.output_size} units"
             )
-        for option in ("return_sequences", "return_state", "go_backwards"):
+        for option in ("return_sequences", "return_state", "go_backwards", "time_major"):
             same = getattr(forward.options, option) == getattr(backward.options, option)
             if same is (option == "go_backwards"):
                 raise FormatError(
@@ -114,15 +114,22 @@ class BidirectionalLayer(SequenceLayer):
     def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
         options, cells = self.options, (self.forward.recurrence, self.backward.recurrence)
         state_sizes = [size for cell in cells for size in cell.state_sizes]
-        batch, time, _ = self.sequence_shape(shapes, cells[0].input_size, state_sizes)
-        lead: Shape = (batch, time) if options.return_sequences else (batch,)
+        batch, time, _ = self.sequence_shape(shapes, cells[0].input_size, state_sizes, self.time_major)
+        lead = options.sequence_shape(batch, time)
         sizes = [cell.output_size for cell in cells]
         if self.merge_mode is not None:
             sizes = [sum(sizes)] if self.merge_mode == "concat" else sizes[:1]
         states: list[Shape] = [(batch, size) for size in state_sizes] if options.return_state else []
         return (*((*lead, size) for size in sizes), *states)
 
+    @property
+    def time_major(self) -> bool:
+        return self.options.time_major
+
     def call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
+        return time_first(self._call, inputs, context) if self.time_major else self._call(inputs, context)
+
+    def _call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
         (x, mask), options = inputs[0], self.options
         initial = tuple(tensor.values for tensor in inputs[1:])
         merged, states = self._outputs(x, initial, options.mask_for(mask, initial, context), context)

@@ -112,6 +112,16 @@ class Graph:
                 slots[slot] = None
         return [tensor for slot in self.outputs if (tensor := slots[slot]) is not None]
 
+    def time_major(self) -> tuple[bool, ...]:
+        """Return for each input whether it reaches a layer that takes it for (time, batch, ...)."""
+        found: set[int] = set()
+        for node in reversed(self.nodes):
+            if node.layer.time_major and len(node.input_shapes[0]) == 3:  # not in a TimeDistributed
+                found.add(node.inputs[0])
+            elif not found.isdisjoint(node.outputs) and len(node.output_shapes[0]) >= len(node.input_shapes[0]):
+                found.update(node.inputs)
+        return tuple(slot in found for slot in self.inputs)
+
 
 def _with_mask(tensor: Tensor, given: Tensor, context: Context) -> Tensor:
     """Return ``tensor`` with the mask that the graph computes for it.

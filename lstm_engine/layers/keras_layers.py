@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Final
 
 from lstm_engine.description import LayerDescription
+from lstm_engine.errors import UnsupportedModelError
 
 from .base import Layer, Shape
+from .bidirectional import BidirectionalLayer
 from .connecting import connect, input_shape
 from .core import Activate, Dense, Embedding, Identity, Masking
 from .graph import GraphBuilder
@@ -23,6 +25,7 @@ from .merging import Concatenate, Merge
 from .normalization import BatchNormalization, LayerNormalization
 from .operations import OPERATIONS, Operation
 from .pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
+from .recurrent import RecurrentLayer
 from .shaping import Flatten, Permute, RepeatVector, Reshape
 from .submodel import Submodel
 from .wrappers import TimeDistributed
@@ -211,6 +214,16 @@ def _time_distributed(config: KerasConfig) -> Layer:
     layer = build_layer(inner, config.version, config.problems, f" in {config.subject}")
     if layer is None:
         raise LookupError("layer")
+    if layer.time_major and (
+        not isinstance(layer, BidirectionalLayer | RecurrentLayer)
+        or not layer.options.return_sequences
+        or any(part.config.get("stateful") for part in (inner, *inner.inner.values()))
+    ):
+        raise UnsupportedModelError(
+            f"time_major=True of {inner.name!r} is not supported here; expected a recurrent layer of "
+            "return_sequences=True and stateful=False, for tf-keras takes the batch and the steps together for its "
+            "time and fails on the last step, and by a stateful layer or a model it takes the batch"
+        )
     return TimeDistributed(layer, keeps_mask=config.version.time_distributed_keeps_mask)
 
 

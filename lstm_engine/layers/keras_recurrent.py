@@ -111,7 +111,8 @@ def recurrent(config: KerasConfig) -> RecurrentLayer:
     kind = config.layer.class_name
     # A model call of a stateful layer begins at zero: the memory between calls is a Stream's.
     config.ignore("stateful", "use_cudnn", "input_dim", "input_length")
-    config.refuse("time_major", False)
+    if config.version.major >= 3:  # it has never had the option
+        config.refuse("time_major", False)
     if kind == "RNN":
         config.ignore("cell")
         (cell,) = config.inner(_CELLS) or (None,)
@@ -127,6 +128,7 @@ def recurrent(config: KerasConfig) -> RecurrentLayer:
         zero_masked=config.flag("zero_output_for_mask", False),
         unrolled=config.flag("unroll", False),
         mask_with_state=not config.version.ignores_mask_with_state,
+        time_major=config.flag("time_major", False),
     )
     if isinstance(cell, LSTMCells):
         return LSTMLayer(cell, options, kind=kind)

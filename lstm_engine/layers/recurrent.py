@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "SequenceLayer",
     "flipped",
     "run_masked",
+    "time_first",
 ]
 
 
@@ -66,6 +67,25 @@ def flipped(y: Array) -> Array:
     return np.ascontiguousarray(y[:, ::-1])
 
 
+def time_first(
+    call: Callable[[Sequence[Tensor], Context], tuple[Tensor, ...]], inputs: Sequence[Tensor], context: Context
+) -> tuple[Tensor, ...]:
+    """Call what takes and gives sequences (batch, time, ...) with a sequence, and its mask, of (time, batch, ...)."""
+    (x, mask), *states = inputs
+    paddings = [(np.ascontiguousarray(padding.T), lengths) for padding, lengths in context.paddings]
+    turned = None if mask is None else np.ascontiguousarray(mask.T)
+    for (padding, _), (padding_turned, _) in zip(context.paddings, paddings, strict=True):
+        turned = padding_turned if padding is mask else turned
+    outputs = call(
+        [Tensor(np.ascontiguousarray(x.swapaxes(0, 1)), turned), *states], replace(context, paddings=paddings)
+    )
+    # States have two axes, sequences three.
+    return tuple(
+        Tensor(np.ascontiguousarray(y.swapaxes(0, 1)), None if y_mask is None else mask) if y.ndim == 3 else Tensor(y)
+        for y, y_mask in outputs
+    )
+
+
 def _repeat_before(y: Array, mask: Mask | None, output: Array) -> None:
     """Let the masked steps of a chunk ahead of its first real one repeat ``output``, the one from before the chunk."""
     if mask is not None:
@@ -83,8 +103,10 @@ class SequenceLayer(Layer):
     untimed_obstacle = "its input comes from the end of a sequence, so it has no time axis to stream over"
 
     @staticmethod
-    def sequence_shape(shapes: Sequence[Shape], features: int, states: Sequence[int]) -> Shape:
-        """Return the shape of the sequence; it is checked, and those of an initial state of the sizes ``states``."""
+    def sequence_shape(
+        shapes: Sequence[Shape], features: int, states: Sequence[int], time_major: bool = False
+    ) -> Shape:
+        """Return batch, time and features of the sequence; checked, as is an initial state of the sizes ``states``."""
         shape = shapes[0]
         if len(shape) != 3 or shape[2] not in (None, features):
             raise FormatError(
@@ -97,7 +119,7 @@ class SequenceLayer(Layer):
         for initial, size in zip(shapes[1:], states, strict=False):
             if len(initial) != 2 or initial[1] not in (None, size):
                 raise FormatError(f"expected an initial state of shape (batch, {size}), found {initial}")
-        return shape
+        return (shape[1], shape[0], shape[2]) if time_major else shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +137,8 @@ class RecurrentOptions:
     mask_with_state
         Whether the mask that comes with the sequence is looked at if an initial state is given. Keras 3 does not; a
         mask given as an argument it does.
+    time_major
+        Whether sequences, and masks, have time in front of the batch.
     """
 
     return_sequences: bool = False
@@ -123,6 +147,13 @@ class RecurrentOptions:
     zero_masked: bool = False
     unrolled: bool = False
     mask_with_state: bool = True
+    time_major: bool = False
+
+    def sequence_shape(self, batch: int | None, time: int | None) -> Shape:
+        """Return the leading axes of the output."""
+        if not self.return_sequences:
+            return (batch,)
+        return (time, batch) if self.time_major else (batch, time)
 
     @property
     def zeroed_by_other_end(self) -> bool:
@@ -172,8 +203,8 @@ class RecurrentLayer(SequenceLayer):
 
     def output_shapes(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
         cell, options = self.recurrence, self.options
-        batch, time, _ = self.sequence_shape(shapes, cell.input_size, cell.state_sizes)
-        lead: Shape = (batch, time) if options.return_sequences else (batch,)
+        batch, time, _ = self.sequence_shape(shapes, cell.input_size, cell.state_sizes, self.time_major)
+        lead = options.sequence_shape(batch, time)
         states: list[Shape] = [(batch, size) for size in cell.state_sizes] if options.return_state else []
         return ((*lead, cell.output_size), *states)
 
@@ -192,7 +223,14 @@ class RecurrentLayer(SequenceLayer):
         )
         return (_zeroed(y, mask, flipped=True) if by_other_end else y), states
 
+    @property
+    def time_major(self) -> bool:
+        return self.options.time_major
+
     def call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
+        return time_first(self._call, inputs, context) if self.time_major else self._call(inputs, context)
+
+    def _call(self, inputs: Sequence[Tensor], context: Context) -> tuple[Tensor, ...]:
         (x, mask), options = inputs[0], self.options
         if context.states is not None:
             return self._call_in_stream(x, mask, context)
@@ -243,6 +281,8 @@ class RecurrentLayer(SequenceLayer):
     def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
         if self.options.go_backwards:
             raise UnsupportedModelError("go_backwards=True begins at the end of the sequence")
+        if self.time_major:
+            raise UnsupportedModelError("time_major=True puts time in front of the batch")
         if len(shapes) > 1:
             raise UnsupportedModelError("its initial state is computed by the model from whole sequences")
         states = len(self.recurrence.state_sizes) if self.options.return_state else 0

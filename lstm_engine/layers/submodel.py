@@ -34,6 +34,10 @@ class Submodel(Layer):
         wanted = {layer.takes_indices for layer in users}
         self.takes_indices = True in wanted and False not in wanted
 
+    @property
+    def time_major(self) -> bool:
+        return any(node.layer.time_major for node in self.graph.nodes)
+
     def _layers(self) -> dict[str, Layer]:
         return {node.layer.name: node.layer for node in self.graph.nodes}
 

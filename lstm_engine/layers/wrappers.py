@@ -38,6 +38,10 @@ class TimeDistributed(Layer):
         self.keeps_mask = keeps_mask
         self.takes_indices = layer.takes_indices
 
+    @property
+    def time_major(self) -> bool:
+        return self.layer.time_major  # whose time is then the rows and the steps together, as in tf-keras
+
     def weights(self) -> dict[str, Array]:
         return self.layer.weights()
 
@@ -81,6 +85,8 @@ class TimeDistributed(Layer):
         return np.asarray(mask.any(axis=tuple(range(2, mask.ndim))))
 
     def stream(self, shapes: Sequence[Shape]) -> tuple[bool, ...]:
+        if self.time_major:
+            raise UnsupportedModelError("time_major=True of its layer takes the batch and the steps for time")
         return (True,)
 
     def initial_state(self, batch: int, shapes: Sequence[Shape]) -> State:

@@ -65,8 +65,9 @@ class OnnxModel(Model):
             _source=graph.source,
         )
 
-    #: A graph may put time before the batch.
-    _rows_apart = False
+    @property
+    def _rows_apart(self) -> bool:
+        return False  # a graph may put time before the batch
 
     @property
     def _in_rows(self) -> bool:

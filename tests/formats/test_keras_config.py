@@ -35,6 +35,22 @@ def one_layer(entry: dict[str, Any], *others: dict[str, Any]) -> dict[str, Any]:
     return functional([source("x"), *others, entry], [["x", 0, 0]], [[entry["name"], 0, 0]])
 
 
+def test_a_cudnn_layer_with_time_in_front_is_read() -> None:
+    (_, found) = parse(sequential([source("x"), layer("CuDNNLSTM", "lstm", units=4, time_major=True)])).layers
+    assert found.class_name == "LSTM"
+    assert found.config["time_major"] is True
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_cudnn_layer_that_would_turn_the_batch_round_is_refused(both: bool) -> None:
+    entry = layer("CuDNNGRU", "one", units=4, time_major=True, go_backwards=not both)
+    entry = layer("Bidirectional", "both", layer=entry) if both else entry
+    with pytest.raises(
+        UnsupportedModelError, match=r"'one'.* \(CuDNNGRU\) has time_major=True and runs backwards, for"
+    ):
+        parse(one_layer(entry))
+
+
 # --- Sequential -------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ the inputs and the framework's float32 outputs, and a manifest, ``keras.json``::
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import itertools
 import json
@@ -245,6 +246,69 @@ def cases(keras: Any) -> Iterator[tuple[str, Any, Any, list[np.ndarray]]]:
     for name, (forward, backward) in pairs.items():
         made, tensor, array = start(True)
         yield f"bidirectional-{name}", made, L.Bidirectional(forward, backward_layer=backward)(tensor), [array]
+    if keras.__name__ == "tf_keras":
+        yield from time_major_cases(L)
+
+
+def time_major_cases(L: Any) -> Iterator[tuple[str, Any, Any, list[np.ndarray]]]:
+    """Iterate over the same of models with ``time_major=True``, which Keras 2 alone has."""
+    random = np.random.default_rng(2)
+    x = random.standard_normal((TIME, BATCH, FEATURES)).astype(np.float32)
+    masked_x = np.where(MASK.T[..., None], x, np.float32(0))
+    tokens = np.where(MASK.T, random.integers(1, 9, MASK.T.shape), 0).astype(np.int32)
+
+    def start(masked: bool, shape: tuple[int | None, ...] = (None, None)) -> tuple[Any, Any, np.ndarray]:
+        made = L.Input(batch_shape=(*shape, FEATURES))
+        return (made, L.Masking()(made), masked_x) if masked else (made, made, x)
+
+    for name, (plain, sizes) in variants(L).items():
+        make = functools.partial(plain, time_major=True)
+        prefix = f"time_major_{name}"
+        if name not in ("gru", "lstm", "rnn_gru", "simple", "stack_of_all"):
+            continue
+        for masked, sequences, backwards in itertools.product((False, True), repeat=3):
+            options = {"return_sequences": sequences, "go_backwards": backwards}
+            told = "_".join(option for option, value in {"masked": masked, **options}.items() if value)
+            made, tensor, array = start(masked)
+            yield f"{prefix}-{told}", made, make(return_state=True, **options)(tensor), [array]
+        for sequences in (False, True):
+            made, tensor, array = start(True)
+            layer = L.Bidirectional(make(return_sequences=sequences, return_state=True))
+            yield f"bidirectional_{prefix}-{sequences}", made, layer(tensor), [array]
+        for unroll in (False, True):
+            options = {"go_backwards": True, "return_sequences": True, "zero_output_for_mask": True}
+            made, tensor, array = start(True, (TIME, BATCH))
+            yield f"{prefix}-zeroed_{unroll}", made, make(unroll=unroll, **options)(tensor), [array]
+        made, tensor, array = start(True, (TIME, BATCH))
+        yield f"{prefix}-stateful", made, make(stateful=True, return_sequences=True)(tensor), [array]
+        if name != "stack_of_all":
+            made, tensor, array = start(True)
+            inputs = [L.Input((size,)) for size in sizes]
+            arrays = [random.standard_normal((BATCH, size)).astype(np.float32) for size in sizes]
+            outputs = make(return_sequences=True)(tensor, initial_state=inputs)
+            yield f"{prefix}-initial_state", [made, *inputs], outputs, [array, *arrays]
+        # In a TimeDistributed the rows and the steps together are its time.
+        made = L.Input((2, BATCH, FEATURES))
+        layer = make(return_sequences=True)
+        layer = L.Bidirectional(layer) if name == "gru" else layer
+        yield f"time_distributed_{prefix}", made, L.TimeDistributed(layer)(made), [masked_x.reshape(3, 2, BATCH, -1)]
+        # An encoder whose states begin a decoder over sequences that have the batch in front.
+        made, tensor, array = start(True)
+        after = L.Input((None, FEATURES))
+        decoded = plain(return_sequences=True)(after, initial_state=make(return_state=True)(tensor)[1:])
+        steps = random.standard_normal((BATCH, 3, FEATURES)).astype(np.float32)
+        yield f"{prefix}-encoder", [made, after], L.Dense(2)(decoded), [array, steps]
+    # Layers that know nothing of it, around it; the last two take the batch for the time, or its axis for another.
+    mixed: dict[str, Callable[[Any], Any]] = {
+        "stack": lambda y: L.GRU(3, time_major=True)(L.LayerNormalization()(L.Dense(5)(y))),
+        "time_distributed": L.TimeDistributed(L.Dense(2)),
+        "both_ways": L.LSTM(3, return_sequences=True),
+        "pooled": L.GlobalMaxPooling1D(),
+    }
+    for name, then in mixed.items():
+        made = L.Input(batch_shape=(None, None))
+        tensor = L.Embedding(9, FEATURES, mask_zero=name != "pooled")(made)
+        yield f"time_major-{name}", made, then(L.LSTM(4, return_sequences=True, time_major=True)(tensor)), [tokens]
 
 
 def randomised(model: Any) -> None:

@@ -22,6 +22,47 @@ pytestmark = pytest.mark.interop
 TOLERANCE = 3e-6
 
 
+#: What tf-keras makes of ``time_major=True`` in a TimeDistributed, and in one of two directions.
+TIME_MAJOR_IN_OTHERS = """
+import numpy as np, tf_keras
+L = tf_keras.layers
+random = np.random.default_rng(0)
+# The last step's outputs have another number of values.
+for batch in (None, 2):
+    try:
+        L.TimeDistributed(L.LSTM(4, time_major=True))(L.Input(batch_shape=(batch, 5, 6, 3)))
+    except ValueError:
+        print(True)
+# A stateful layer is run step by step, over the batch; any other over the batch and the steps.
+steps = random.standard_normal((2, 5, 6, 3)).astype(np.float32)
+layers = [L.LSTM(4, return_sequences=True, time_major=True, stateful=stateful) for stateful in (False, True)]
+found = [np.asarray(L.TimeDistributed(layer)(L.Input(batch_shape=(2, 5, 6, 3))) is not None) for layer in layers]
+layers[1].set_weights(layers[0].get_weights())
+found = [np.asarray(L.TimeDistributed(layer)(steps)) for layer in layers]
+print(np.abs(found[0] - found[1]).max() > 0.01)
+x = random.standard_normal((6, 2, 3)).astype(np.float32)
+def both(sequences):
+    backward = L.LSTM(4, return_sequences=sequences, go_backwards=True)
+    forward = L.LSTM(4, return_sequences=sequences, time_major=True)
+    layer = L.Bidirectional(forward, backward_layer=backward, merge_mode=None if sequences else "concat")
+    return layer, backward, layer(x)
+_, backward, (_, turned) = both(True)
+print(np.array_equal(turned, np.asarray(backward(x))[::-1]))
+try:
+    both(False)
+except Exception as error:
+    print(type(error).__name__ == "InvalidArgumentError")
+"""
+
+
+def test_what_tf_keras_makes_of_time_major_in_other_layers() -> None:
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", TIME_MAJOR_IN_OTHERS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["True"] * 5, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("package", ["keras", "tf_keras"])
 def test_every_variant_agrees(package: str, tmp_path: Path) -> None:
     command = [sys.executable, str(Path(__file__).parent / "keras_recurrent.py"), "--directory", str(tmp_path)]
