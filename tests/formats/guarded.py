@@ -2,8 +2,9 @@
 
     python guarded.py corpus FILE...
         load each file
-    python guarded.py damage SEED CUTS FLIPS FILE...
-        load each file cut off at each CUTSth multiple of 64 bytes, and with each FLIPSth byte of its first 4 KB changed
+    python guarded.py damage SEED CUTS FLIPS TRIED FILE...
+        load each file cut off at each CUTSth multiple of 64 bytes, and with each FLIPSth byte of its first 4 KB
+        changed; or, if TRIED is not empty, with each byte that is not in that file yet with what stands around it
 
 Prints one JSON object for each load (corpus) or file (damage). A load that takes longer than five seconds ends the
 process by a signal; one that wants more memory than allowed, or does what a file of data must not have done, is
@@ -22,6 +23,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -143,17 +145,34 @@ def corpus(files: list[str]) -> None:
         print(json.dumps(outcome(path, use=Path(path).name.startswith("y_"))), flush=True)
 
 
-def damaged(data: bytes, seed: int, cuts: int, flips: int) -> Any:
+def untried(data: bytes, tried: set[bytes]) -> list[int]:
+    """Return the places in the first 4 KB that are not among ``tried`` with the 16 bytes on either side; add them."""
+    places = []
+    for place in range(min(4096, len(data))):
+        around = blake2b(data[max(0, place - 16) : place + 17], digest_size=8).digest()
+        if around not in tried:
+            tried.add(around)
+            places.append(place)
+    return places
+
+
+def damaged(data: bytes, seed: int, cuts: int, flips: int, places: list[int] | None) -> Any:
     """Iterate over (what was done, damaged bytes): cut off at every 64th byte, overwritten in the first 4 KB."""
     chance = random.Random(seed)
     for end in range(chance.randrange(cuts) * 64, len(data), 64 * cuts):
         yield f"cut at {end}", data[:end]
-    for place in range(chance.randrange(flips), min(4096, len(data)), flips):
+    for place in range(chance.randrange(flips), min(4096, len(data)), flips) if places is None else places:
         new = data[place] ^ chance.choice((1 << chance.randrange(8), 0xFF))
         yield f"byte {place} set to {new}", data[:place] + bytes([new]) + data[place + 1 :]
 
 
-def damage(seed: int, cuts: int, flips: int, files: list[str]) -> None:
+def damage(seed: int, cuts: int, flips: int, kept: str, files: list[str]) -> None:
+    places: dict[str, list[int]] = {}
+    if kept:
+        known = Path(kept).read_bytes() if Path(kept).exists() else b""
+        tried = {known[begin : begin + 8] for begin in range(0, len(known), 8)}
+        places = {path: untried(Path(path).read_bytes(), tried) for path in files}
+        Path(kept).write_bytes(b"".join(tried))
     # Everything that is imported late is imported now, so that it does not count as the damaged file's memory.
     loaders = {path: loader_of(path) for path in files}
     shards = {path: [str(one) for one in Path(path).parent.iterdir()] for path in files if path.endswith(".index.json")}
@@ -165,10 +184,11 @@ def damage(seed: int, cuts: int, flips: int, files: list[str]) -> None:
         allow(before + 4 * len(data) + (64 << 20))
         ends: dict[str, int] = {}
         bad = []
-        with tempfile.TemporaryDirectory() as directory:
+        # A disk would take most of the time.
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as directory:
             target = Path(directory, "damaged" + Path(path).suffix)
             beside = [shutil.copy(shard, directory) for shard in shards.get(path, ()) if shard != path]
-            for done, changed in damaged(data, seed, cuts, flips):
+            for done, changed in damaged(data, seed, cuts, flips, places.get(path)):
                 print(f"# {path}: {done}", file=sys.stderr, flush=True)
                 target.write_bytes(changed)
                 found = outcome(str(target), use=False, load=loaders[path], beside=beside)
@@ -184,7 +204,7 @@ def main(arguments: list[str]) -> None:
     if arguments[0] == "corpus":
         corpus(arguments[1:])
     else:
-        damage(*map(int, arguments[1:4]), arguments[4:])
+        damage(*map(int, arguments[1:4]), arguments[4], arguments[5:])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from fuzzing import ROOT, atheris, fuzz, mutated_json
 
 with atheris.instrument_imports(include=["lstm_engine"]):
     import lstm_engine as le
+    import lstm_engine.builder  # which loading imports late, and all layers with it
     import lstm_engine.formats.own_file
+    import lstm_engine.loading
     import lstm_engine.saving
 
 PLACE = Path(tempfile.mkdtemp(prefix="fuzz_")) / "fuzzed.safetensors"
