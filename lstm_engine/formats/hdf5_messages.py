@@ -207,7 +207,11 @@ def layout(data: Bytes) -> Layout:
     cursor = Cursor(data, "data layout")
     version, kind = cursor.number(1), cursor.number(1)
     if version not in (3, 4):
-        raise UnsupportedModelError(f"expected an HDF5 data layout of version 3 or 4, found {version}")
+        # HDF5 2.0 writes 5, for filtered chunks, where nothing older is to read it.
+        raise UnsupportedModelError(
+            f"expected an HDF5 data layout of version 3 or 4, found {version}; save the model again with Keras, "
+            "without asking h5py for libver='latest'"
+        )
     if kind == 0:
         return Layout("compact", data=cursor.take(cursor.number(2)))
     if kind == 1:
