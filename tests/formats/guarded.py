@@ -146,10 +146,10 @@ def corpus(files: list[str]) -> None:
 
 
 def untried(data: bytes, tried: set[bytes]) -> list[int]:
-    """Return the places in the first 4 KB that are not among ``tried`` with the 16 bytes on either side; add them."""
+    """Return the places in the first 4 KB that are not among ``tried`` with the 8 bytes on either side; add them."""
     places = []
     for place in range(min(4096, len(data))):
-        around = blake2b(data[max(0, place - 16) : place + 17], digest_size=8).digest()
+        around = blake2b(data[max(0, place - 8) : place + 9], digest_size=8).digest()
         if around not in tried:
             tried.add(around)
             places.append(place)
