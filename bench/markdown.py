@@ -4,8 +4,8 @@
     python -m bench.markdown --check README.md                 # exit status 1 if a page is not as it would be written
     python -m bench.markdown                                   # print every table
 
-TABLE is ``summary``, ``machine``, ``errors``, a group of cells, or ``serving``, ``streams`` or ``window``, which have
-recorded results of their own.
+TABLE is ``summary``, ``machine``, ``errors``, a group of cells, or ``serving``, ``streams``, ``window`` or ``elsewhere``
+(another machine), which have recorded results of their own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from .serving.report import markdown as serving_table
 __all__ = ["main", "table"]
 
 _MARKS: Final = re.compile(r"(<!-- bench:begin (?P<table>\w+) -->\n).*?(<!-- bench:end -->)", re.DOTALL)
+
+#: Results of a machine of another kind, recorded apart.
+_ELSEWHERE: Final = Path(__file__).parent / "recorded_elsewhere.json"
 
 #: Rows of the summary: few enough to be read, and every regime.
 _SUMMARY: Final = (
@@ -136,6 +139,25 @@ def _errors(document: dict[str, Any]) -> str:
     return _lines(["largest relative L2 error", *types], rows)
 
 
+def _elsewhere() -> str:
+    """Return one table of all cells of the other machine, beside the fastest of the others there."""
+    document = read_results(_ELSEWHERE)
+    rows = []
+    for cell in document["cells"]:
+        peer = best_peer(cell)
+        if peer is not None and fastest(cell, OURS) is not None:
+            times = [_microseconds(_engine_time(cell, engine)) for engine in (OURS, peer["engine"])]
+            limit = f"{100 * (of_limit(cell) or 0):.0f}%"
+            rows.append([cell["cell"], times[0], peer["engine"], times[1], f"{speed_up(cell):#.3g}x", limit])
+    machine = document["machine"]
+    peaks = ", ".join(
+        f"{machine[key] / 1e9:,.0f} GOP/s of {name}"
+        for name, key in (("float32", "peak_flops"), ("bfloat16", "peak_bfloat16"), ("int8", "peak_int8"))
+    )
+    head = ["B,T,I,H", "ours", "best peer", "its time", "speed-up", "of limit"]
+    return f"{_source(document)}; one core: {peaks}.\n\n{_lines(head, rows)}"
+
+
 def table(document: dict[str, Any], name: str) -> str:
     """Return a table in Markdown.
 
@@ -149,8 +171,10 @@ def table(document: dict[str, Any], name: str) -> str:
         return made[name](document)
     if name in LIVE:
         return live_table(name)
+    if name == "elsewhere":
+        return _elsewhere()
     if name not in GROUPS:
-        raise ValueError(f"table {name!r} is unknown; expected one of {', '.join([*made, *LIVE, *GROUPS])}")
+        raise ValueError(f"table {name!r} is unknown; expected one of {', '.join([*made, *LIVE, "elsewhere", *GROUPS])}")
     rows = [row(cell) for cell in document["cells"] if cell["group"] == name and cell["engines"]]
     if not rows:
         return f"Group `{name}` is not in the recorded results."
@@ -171,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         document = read_results(options.results)
         if not options.pages:
-            for name in ("summary", "machine", "errors", "serving", *LIVE, *GROUPS):
+            for name in ("summary", "machine", "errors", "serving", *LIVE, "elsewhere", *GROUPS):
                 print(f"{name}\n\n{table(document, name)}\n")
         for page in options.pages:
             before = page.read_text(encoding="utf-8")
