@@ -166,15 +166,19 @@ def table(document: dict[str, Any], name: str) -> str:
     ValueError
         If there is no table of that name.
     """
-    made = {"summary": _summary, "machine": _machine, "errors": _errors, "serving": lambda _: serving_table()}
+    made = {
+        "summary": _summary,
+        "machine": _machine,
+        "errors": _errors,
+        "serving": lambda _: serving_table(),
+        "elsewhere": lambda _: _elsewhere(),
+    }
     if name in made:
         return made[name](document)
     if name in LIVE:
         return live_table(name)
-    if name == "elsewhere":
-        return _elsewhere()
     if name not in GROUPS:
-        raise ValueError(f"table {name!r} is unknown; expected one of {', '.join([*made, *LIVE, "elsewhere", *GROUPS])}")
+        raise ValueError(f"table {name!r} is unknown; expected one of {', '.join([*made, *LIVE, *GROUPS])}")
     rows = [row(cell) for cell in document["cells"] if cell["group"] == name and cell["engines"]]
     if not rows:
         return f"Group `{name}` is not in the recorded results."

@@ -182,7 +182,7 @@ def record(weights: list[np.ndarray], epoch: int, cpu_seconds: float) -> None:
     (DATA / "char_held_out.txt").write_text(held_out_text, encoding="ascii", newline="\n")
     contexts, targets = windows(encoded(held_out_text))
     probabilities = predict(final, contexts)
-    places = np.linspace(0, len(targets) - 1, 2 * RECORDED, dtype=np.uint16)[::2]
+    places = np.linspace(0, len(targets) - 1, RECORDED, dtype=np.uint16)
     np.savez_compressed(
         DATA / "char_recorded.npz", places=places, contexts=contexts[places], outputs=probabilities[places]
     )

@@ -529,6 +529,13 @@ static void check_refusals(const le_kernels *kernels) {
     }
 }
 
+/* Whether a round checks kernels that no other one does: the second best may be the only ones behind the
+ * best. */
+static int is_of_interest(const le_kernels *kernels, const round_of_checks *round) {
+    const char *name = le_kernels_name_for(kernels, round->compute_type, round->without);
+    return round->without != 1 || strcmp(name, le_kernels_name_for(kernels, round->compute_type, ALL)) != 0;
+}
+
 int main(void) {
     for (size_t index = 0; index < le_isa_count(); index++) {
         const le_kernels *kernels = NULL;
@@ -539,6 +546,9 @@ int main(void) {
         CHECK(le_isa_select(le_isa_name(index), &kernels) == LE_OK);
         for (size_t place = 0; place < sizeof rounds / sizeof rounds[0]; place++) {
             const round_of_checks *round = &rounds[place];
+            if (!is_of_interest(kernels, round)) {
+                continue;
+            }
             random_state = 42;
             hash = 1469598103934665603u;
             check_against_oracle(kernels, round);
