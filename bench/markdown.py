@@ -4,8 +4,8 @@
     python -m bench.markdown --check README.md                 # exit status 1 if a page is not as it would be written
     python -m bench.markdown                                   # print every table
 
-TABLE is ``summary``, ``machine``, ``errors``, a group of cells, or ``serving``, ``streams``, ``window`` or ``elsewhere``
-(another machine), which have recorded results of their own.
+TABLE is ``summary``, ``machine``, ``errors``, a group of cells, or ``serving``, ``streams``, ``window`` or
+``elsewhere`` (another machine), which have recorded results of their own.
 """
 
 from __future__ import annotations

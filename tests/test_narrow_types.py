@@ -45,7 +45,9 @@ class Kernels:
     without: int  # the best extensions of the instruction set that are left out
 
     def __str__(self) -> str:
-        return f"{self.compute_type}-{self.isa}-{_core.Kernels.select(self.isa).name_for(self.compute_type, self.without)}"
+        return (
+            f"{self.compute_type}-{self.isa}-{_core.Kernels.select(self.isa).name_for(self.compute_type, self.without)}"
+        )
 
     def build(self, weights: LSTMWeights) -> le.LSTM:
         """Return an LSTM that runs on these."""

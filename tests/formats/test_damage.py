@@ -3,8 +3,8 @@
 It is then refused by one of our errors, or still makes a model; never anything else, never in more than five seconds,
 and never with more memory than four times the file and 64 MB. ``make test`` tries some of these places in the smaller
 files. The tests marked slow cut every file, those recorded in archives and some of our own format too, at every 64th
-byte, and change every byte of the first 4 KB. Most files begin much alike, so a byte of a recorded one is changed in the
-first file alone that has it between the same eight bytes before it and behind it.
+byte, and change every byte of the first 4 KB. Most files begin much alike, so a byte of a recorded one is changed in
+the first file alone that has it between the same eight bytes before it and behind it.
 """
 
 from __future__ import annotations
