@@ -4,7 +4,8 @@ It is then refused by one of our errors, or still makes a model; never anything 
 and never with more memory than four times the file and 64 MB. ``make test`` tries some of these places in the smaller
 files. The tests marked slow cut every file, those recorded in archives and some of our own format too, at every 64th
 byte, and change every byte of the first 4 KB. Most files begin much alike, so a byte of a recorded one is changed in
-the first file alone that has it between the same eight bytes before it and behind it.
+the first file alone that has it between the same eight bytes before it and behind it; of files over 256 KB it is each
+sixteenth of such bytes.
 """
 
 from __future__ import annotations
