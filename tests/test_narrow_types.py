@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import pickle
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,6 +185,54 @@ def test_more_rows_than_are_converted_at_once(kernel: Kernels) -> None:
     assert_same_bits(stepped, whole, "stream")
     for row in (0, 127, 128, 255, 256, 300):
         assert_same_bits(lstm(case.x[row : row + 1])[0], whole[row : row + 1], f"row {row}")
+
+
+@every_kernel
+@pytest.mark.parametrize("shape", [(1, 3), (33, 16), (70, 40)], ids=str)
+def test_rows_around_the_heights_of_tiles(kernel: Kernels, shape: tuple[int, int]) -> None:
+    """Vectors take up to 8 rows at once, matrices 16 and 32: each height whole, and one row less and more."""
+    inputs, hidden = shape
+    weights = make_weights(Options(input_size=inputs, hidden_size=hidden), seed=3)
+    lstm = kernel.build(weights)
+    random = np.random.default_rng(4)
+    x = random.standard_normal((66, 5, inputs), dtype=np.float32)
+    state = random.standard_normal((2, 1, 66, hidden), dtype=np.float32)
+    alone = [lstm(x[[row]], state=(state[0, :, [row]], state[1, :, [row]])) for row in range(66)]
+    for batch in (2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 49, 63, 64, 65, 66):
+        y, (h, c) = lstm(x[:batch], state=(state[0, :, :batch], state[1, :, :batch]))
+        assert_same_bits(y, np.concatenate([one for one, _ in alone[:batch]]), f"y of {batch} rows")
+        for found, place in ((h, 0), (c, 1)):
+            wanted = np.concatenate([one[place] for _, one in alone[:batch]], axis=1)
+            assert_same_bits(found, wanted, f"state of {batch} rows")
+
+
+@pytest.mark.parametrize("compute_type", ["bfloat16", "int8"])
+def test_matrix_registers_are_given_back(compute_type: Any, tmp_path: Path) -> None:
+    """The CPU says which registers hold anything; those of AMX must not after a call, or every switch saves 8 KB."""
+    if "amx" not in le.config()["compute_types"][compute_type]:
+        pytest.skip("this CPU has no matrix registers")
+    source = tmp_path / "in_use.c"
+    source.write_text(
+        "unsigned in_use(void) { unsigned low, high;"
+        ' __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1)); return low >> 17 & 3; }'
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", source, "-o", tmp_path / "in_use.so"], check=True)
+    in_use = ctypes.CDLL(str(tmp_path / "in_use.so")).in_use
+    lstm = le.LSTM(make_weights(Options(24, 40, layers=2), seed=2), compute_type=compute_type)
+    x = np.random.default_rng(3).standard_normal((20, 7, 24), dtype=np.float32)
+    pool, window = lstm.stream_pool(20), lstm.sliding_window(2, batch=20)
+    ids = np.array([pool.open() for _ in range(20)])
+    step = np.ascontiguousarray(x[:, 0])
+    for call in (
+        lambda: lstm(x),
+        lambda: lstm(x[:1]),
+        lambda: lstm.stream(batch=20).step(step),
+        lambda: pool.step(ids, step),
+        lambda: window.push(step, defer=True),
+        window.settle,
+    ):
+        call()
+        assert in_use() == 0
 
 
 @pytest.mark.parametrize("compute_type", NARROW_TYPES)
