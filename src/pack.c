@@ -1,9 +1,8 @@
 #include "pack.h"
 
-#include "cpu.h"
-
 #include <string.h>
 
+#include "cpu.h"
 #include "memory.h"
 #include "narrow.h"
 

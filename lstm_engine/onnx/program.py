@@ -86,12 +86,15 @@ class _Inside:
         Values that never change, by name.
     work
         For its constant parts.
+    attributes
+        Of all nodes of the whole graph, checked.
     """
 
     body: OnnxBody | OnnxGraph
     given: tuple[str, ...]
     constants: Mapping[str, Array]
     work: _Work
+    attributes: Mapping[OnnxNode, dict[str, Any]]
 
 
 class Program:
@@ -119,15 +122,15 @@ class Program:
         self.room, self._nodes = limits.onnx_value_bytes, limits.onnx_loop_nodes
         if _inside is None:
             check_graph(graph)
-            _check_operators(graph)
             # Honest graphs shape a few weights, once. The slowest operators take some seconds for the work where a
             # file asks for all that it may.
             room = limits.of_tensors(graph.file_bytes)
-            _inside = _Inside(graph, (), {}, _Work(room, 2.0 * room))
+            _inside = _Inside(graph, (), {}, _Work(room, 2.0 * room), _checked_attributes(graph))
             self._source = f"{graph.source}: "
         else:
             self._source = ""
         self.body, self._work, around = _inside.body, _inside.work, _inside.constants
+        self._attributes = _inside.attributes
         arrays = self.body.initializers
         self._weights = {**around, **arrays}
         self.constants: dict[str, Array] = {**around, **{name: self._in_type(value) for name, value in arrays.items()}}
@@ -160,7 +163,7 @@ class Program:
                 node,
                 self.graph.opset,
                 self.numerics,
-                OPERATORS[node.operator].check(node, self.graph.opset),
+                self._attributes[node],
                 tuple(bool(name) and name in used for name in node.outputs),
             )
             for node in self.body.nodes
@@ -250,7 +253,9 @@ class Program:
 
         def prepare(body: OnnxBody, fixed: Mapping[str, Array]) -> Program:
             seen = {name: self.constants[name] for name in node.captured if name in self.constants}
-            return Program(self.graph, self.numerics, _Inside(body, captured, {**seen, **fixed}, self._work))
+            return Program(
+                self.graph, self.numerics, _Inside(body, captured, {**seen, **fixed}, self._work, self._attributes)
+            )
 
         return prepare
 
@@ -345,8 +350,15 @@ class _Naming:
             raise self.misfit(f"{where}: its inputs do not fit: {error}") from error
 
 
-def _check_operators(graph: OnnxGraph) -> None:
-    """Raise an error that names all operators that are not known, and all nodes that do not fit theirs."""
+def _checked_attributes(graph: OnnxGraph) -> dict[OnnxNode, dict[str, Any]]:
+    """Return the attributes of all nodes, defaults filled in.
+
+    Raises
+    ------
+    UnsupportedModelError, FormatError
+        Naming all operators that are not known, and all nodes that do not fit theirs.
+    """
+    attributes: dict[OnnxNode, dict[str, Any]] = {}
     unknown: dict[str, list[OnnxNode]] = {}
     damaged: list[str] = []
     refused: list[str] = []
@@ -357,7 +369,7 @@ def _check_operators(graph: OnnxGraph) -> None:
                 unknown.setdefault(node.operator, []).append(node)
                 continue
             try:
-                known.check(node, graph.opset)
+                attributes[node] = known.check(node, graph.opset)
             except FormatError as error:
                 damaged.append(f"{node.describe()}: {error}")
             except UnsupportedModelError as error:
@@ -369,6 +381,7 @@ def _check_operators(graph: OnnxGraph) -> None:
     ] + refused
     raise_together(UnsupportedModelError, graph.source, problems + damaged if problems else [])
     raise_together(FormatError, graph.source, damaged)
+    return attributes
 
 
 def _as_outputs(result: Any) -> tuple[Array | None, ...]:

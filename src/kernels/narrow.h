@@ -5,11 +5,15 @@
  *
  * The panels are those of kernels.h with words of 32 bits in place of floats: a word holds the weights of one
  * unit and one gate for two k (bfloat16) or four k (int8). The k of W and of R are filled up with zeros to
- * whole words each. A row's x and h are converted once for each step into values that lie as the words do.
+ * words_step words each, and words_together of a unit and gate lie one behind the other; both are 1 but where
+ * whole matrices are multiplied (narrow_amx.inc). A row's x and h are converted once for each step into
+ * values that lie as the words do.
  *
- *      bfloat16   acc = bias; acc = dot(acc, word, values) for the words of W, then of R: one chain in
- * float32 int8       gate = bias + (x_scale * w_scale[unit]) * sum(W words) + (h_scale * r_scale[unit]) *
- * sum(R words) with exact sums in int32 and each + one fused multiply-add, left to right
+ * bfloat16: acc = bias; acc = dot(acc, words, values) for the words of W, then of R: one chain in float32, of
+ * single words or of sixteen at a time.
+ *
+ * int8: gate = bias + (x_scale * w_scale[unit]) * sum(W words) + (h_scale * r_scale[unit]) * sum(R words)
+ * with exact sums in int32 and each + one fused multiply-add, left to right.
  *
  * int8 in numbers: a column of W or R has the scale max(abs(weights)) / 127, a row of x or h the scale
  * max(abs(values)) / 127, and what is stored is the quotient rounded to nearest, ties to even. A scale
@@ -67,8 +71,8 @@ typedef struct le_narrow_kernels {
     size_t words_together;   /* of a unit and gate that lie together, a divisor of words_step; usually 1 */
     size_t rows_step;        /* of the heights of tiles of many rows: a multiple */
     size_t blocks_most;      /* of a tile of one row: a power of two */
-    /* Convert `count` values of a row, filled up with zeros to whole words; returns the row's scale (1 for
-     * bfloat16). Up to 16 values past the last word are written. */
+    /* Convert `count` values of a row, filled up with zeros to words_step words; returns the row's scale (1
+     * for bfloat16). Up to 16 values past the last word are written. */
     float (*convert)(const float *values, size_t count, unsigned char *out);
     /* Make this thread's registers ready for tiles of steps of `rows` rows, of which only the number up to
      * rows_step counts; returns 0 if there is nothing to be made ready. `end` gives them back. NULL where
@@ -84,7 +88,7 @@ typedef struct le_narrow {
     const le_narrow_kernels *kernels;
     size_t words[2];    /* of W and of R; 0 for W where the input projection is float32 */
     size_t panel_words; /* of one block */
-    int32_t *panels;    /* [blocks][words of W, words of R][4][V] */
+    int32_t *panels;    /* [blocks][words of W, words of R, both / together][4][together][V] */
     float *scales[2];   /* int8: [blocks][4][V] */
     int32_t *start[2];  /* int8: [blocks][4][V] */
 } le_narrow;

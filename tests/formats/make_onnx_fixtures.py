@@ -17,15 +17,9 @@ from recording import pack
 
 HERE = Path(__file__).parent
 BUILDER = HERE.parent / "interop" / "build_onnx.py"
-WRITERS = (
-    "torch-old",
-    "torch-new",
-    "tf2onnx",
-    "keras-tensorflow",
-    "keras-torch",
-    "tf2onnx-loops",
-    "keras-tensorflow-loops",
-)
+sys.path.append(str(BUILDER.parent))
+
+from build_onnx import WRITERS  # noqa: E402
 
 
 def cleaned(path: Path) -> None:
