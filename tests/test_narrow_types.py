@@ -377,7 +377,10 @@ def test_models_and_their_copies(compute_type: Any, tmp_path: Path) -> None:
     assert model.compute_type == compute_type
     assert model.inputs[0].dtype == model.outputs[0].dtype == "float32"
     assert model.memory_bytes() < plain.memory_bytes()
-    assert 0 < np.abs(y - plain(x)).max() < 0.05
+    error = np.abs(y - plain(x)).max()
+    # The weights of this model are numbers of bfloat16 as they are, and a CPU without its products multiplies them by
+    # states of float32.
+    assert 0 < error < 0.05 or (compute_type == "bfloat16" and error == 0)
     assert_same_bits(pickle.loads(pickle.dumps(model))(x), y, "pickled")
     model.save(tmp_path / "m.safetensors", golden=x)
     again = le.load(tmp_path / "m.safetensors", compute_type=compute_type, verify=True)
