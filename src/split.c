@@ -23,13 +23,10 @@ enum { UNITS_HIDDEN_LEAST = 96, UNITS_LEAST = 48 };
 enum { CHUNKS_FOR_EACH = 4 };
 
 /* What one multiply-add of a step takes in float32, about; and from what time of one thread on a step is
- * shared out: among threads that are awake, who meet after each layer, and among threads that have to be
- * woken. After a pause that takes 50 to 100 microseconds, and each core has its part of the weights to fetch
- * from far away (at 125 steps a second two threads were no faster with steps of less than 2 ms). */
+ * shared out among threads that are awake, who meet after each layer. */
 #define MULTIPLY_ADD_NS 0.034
 #define AWAKE_WORTH_NS 2000
 #define MEET_NS 800
-#define ASLEEP_WORTH_NS 2e6
 
 /* Whether the hidden units can be shared out, and to how many of so many threads. */
 static size_t unit_members(const le_lstm *lstm, le_split split, size_t threads) {
@@ -142,7 +139,5 @@ le_step_by le_choose_step(const le_lstm *lstm, le_split split, size_t batch) {
     if (lstm->narrow != NULL) {
         nanoseconds *= lstm->compute_type == LE_BFLOAT16 ? 0.5 : 0.3;
     }
-    return nanoseconds >= ASLEEP_WORTH_NS                                   ? LE_BY_ALL
-           : nanoseconds >= AWAKE_WORTH_NS + (double)lstm->layers * MEET_NS ? LE_BY_AWAKE
-                                                                            : LE_BY_ONE;
+    return nanoseconds >= AWAKE_WORTH_NS + (double)lstm->layers * MEET_NS ? LE_BY_AWAKE : LE_BY_ONE;
 }

@@ -17,8 +17,7 @@ size_t le_stream_members(const le_lstm *lstm, le_split split, size_t threads);
 /* Who computes a step of a stream. */
 typedef enum le_step_by {
     LE_BY_ONE,   /* one thread */
-    LE_BY_AWAKE, /* all members if they are awake or will be for the steps to come: waking them takes longer
-                    than one saves */
+    LE_BY_AWAKE, /* all members if they are awake or soon will be */
     LE_BY_ALL    /* all members */
 } le_step_by;
 

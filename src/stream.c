@@ -26,6 +26,11 @@ typedef struct stream_member {
     le_narrow_space narrow;
 } stream_member;
 
+/* Nanoseconds that a step of several layers takes one thread, from which on threads that sleep are called to
+ * join it at one of its layers, and one of a single layer, from which on it waits for them. Waking a thread
+ * takes 30 microseconds after a short pause, and up to 700 where a virtual machine has given the CPU away. */
+enum { CALL_WORTH_NS = 100 * 1000, WAIT_WORTH_NS = 2 * 1000 * 1000 };
+
 struct le_stream {
     const le_lstm *lstm;
     size_t batch;
@@ -43,7 +48,9 @@ struct le_stream {
     size_t members;
     stream_member *crew;     /* [members] */
     le_published *published; /* [members] */
-    uint64_t ended;          /* when the last step by one of several members did */
+    size_t first_layer;      /* from which on a step is shared out */
+    uint64_t ended;          /* when the last step did */
+    uint64_t alone;          /* nanoseconds that a step takes one thread, at best; 0: not known yet */
     /* blas: states as le_run takes them, and a workspace for one step */
     void *h;
     void *c;
@@ -222,22 +229,32 @@ static float *const *outputs_of(const le_stream *stream, size_t layer) {
     return stream->layers[layer].h_rows[!stream->parity];
 }
 
-static void step_alone(le_stream *stream) {
+static const float *const *inputs_of(const le_stream *stream, size_t layer) {
+    return layer == 0 ? stream->x_rows : (const float *const *)outputs_of(stream, layer - 1);
+}
+
+/* Up to the layer at which the threads that have been called are there; returns that layer, or how many there
+ * are. */
+static size_t step_alone(le_stream *stream, int called) {
     const le_lstm *lstm = stream->lstm;
-    const float *const *inputs = stream->x_rows;
-    for (size_t layer = 0; layer < lstm->layers; layer++) {
+    size_t layer = 0;
+    for (; layer < lstm->layers; layer++) {
+        if (called && le_threads_awake(stream->threads, stream->members)) {
+            break;
+        }
         const le_cell *cell = &lstm->cells[layer];
         float *const *outputs = outputs_of(stream, layer);
-        const le_cell_rows rows = layer_rows(stream, layer, inputs, stream->layers[layer].c_rows,
-                                             cell->projection == NULL ? outputs : stream->hidden_rows);
+        const le_cell_rows rows =
+            layer_rows(stream, layer, inputs_of(stream, layer), stream->layers[layer].c_rows,
+                       cell->projection == NULL ? outputs : stream->hidden_rows);
         le_cell_step(lstm->kernels, cell, &rows, &stream->narrow);
         if (cell->projection != NULL) {
             lstm->kernels->linear(cell->projection, stream->batch, (const float *const *)stream->hidden_rows,
                                   outputs);
         }
-        inputs = (const float *const *)outputs;
     }
     le_narrow_end(&stream->narrow);
+    return layer;
 }
 
 /* One member's part of a step. Each writes its units of h where all read them: the lines change hands once,
@@ -247,14 +264,14 @@ static void step_part(void *context, size_t index) {
     const le_stream *stream = context;
     const le_lstm *lstm = stream->lstm;
     stream_member *own = &stream->crew[index];
-    const float *const *inputs = stream->x_rows;
-    for (size_t layer = 0; layer < lstm->layers; layer++) {
+    for (size_t layer = stream->first_layer; layer < lstm->layers; layer++) {
         float *const *outputs = outputs_of(stream, layer);
         for (size_t row = 0; row < stream->batch; row++) {
             own->c_rows[row] = stream->layers[layer].c_rows[row] + own->member.first_unit;
             own->h_rows[row] = outputs[row] + own->member.first_unit;
         }
-        const le_cell_rows rows = layer_rows(stream, layer, inputs, own->c_rows, own->h_rows);
+        const le_cell_rows rows =
+            layer_rows(stream, layer, inputs_of(stream, layer), own->c_rows, own->h_rows);
         le_cell_step(lstm->kernels, &own->parts[layer].cell, &rows, &own->narrow);
         if (layer + 1 == lstm->layers) {
             break;
@@ -265,28 +282,53 @@ static void step_part(void *context, size_t index) {
                 __builtin_prefetch(outputs[row] + unit, 0, 3);
             }
         }
-        inputs = (const float *const *)outputs;
     }
     le_narrow_end(&own->narrow);
 }
 
-/* The threads that are there for this step: more than one if they have been taken. */
-static size_t take_threads(le_stream *stream) {
-    if (stream->members < 2) {
-        return 1;
-    }
+/* Whether a step that begins at `now` should wait for the other threads if they sleep. */
+static int worth_waiting(const le_stream *stream, uint64_t now) {
     /* Steps that follow one another closely find the threads awake from the second on. */
-    if (stream->by == LE_BY_ALL || le_threads_awake(stream->threads, stream->members) ||
-        le_now() - stream->ended < LE_THREADS_LOOK_NS) {
-        const size_t taken = le_threads_take(stream->threads, stream->members);
-        if (taken == stream->members) {
-            return taken;
-        }
-        if (taken > 1) {
-            le_threads_give(stream->threads);
-        }
+    const uint64_t close = stream->alone / 2 > LE_THREADS_LOOK_NS ? stream->alone / 2 : LE_THREADS_LOOK_NS;
+    return stream->by == LE_BY_ALL || now - stream->ended < close ||
+           (stream->lstm->layers == 1 && stream->alone > WAIT_WORTH_NS);
+}
+
+/* A step whose hidden units several threads can share out. All do so from the first layer on if they are
+ * awake or worth waiting for; else one begins alone, and those that it has called join it when they are
+ * there. */
+static void step_by_members(le_stream *stream) {
+    const size_t layers = stream->lstm->layers;
+    const uint64_t begun = le_now();
+    const int together = le_threads_awake(stream->threads, stream->members) || worth_waiting(stream, begun);
+    const int joined = stream->alone > CALL_WORTH_NS && layers > 1;
+    size_t taken = together || joined ? le_threads_take(stream->threads, stream->members) : 1;
+    if (taken > 1 && taken < stream->members) {
+        le_threads_give(stream->threads);
+        taken = 1;
     }
-    return 1;
+    const int called = taken > 1 && !together;
+    size_t layer = 0;
+    if (called) {
+        le_threads_call(stream->threads, stream->members);
+    }
+    if (taken == 1 || called) {
+        layer = step_alone(stream, called);
+    }
+    if (layer < layers) {
+        stream->first_layer = layer;
+        le_threads_run(stream->threads, stream->members, step_part, stream);
+    } else if (called) {
+        le_threads_dismiss(stream->threads);
+    }
+    if (taken > 1) {
+        le_threads_give(stream->threads);
+    }
+    stream->ended = le_now();
+    if (layer == layers) {
+        const uint64_t took = stream->ended - begun;
+        stream->alone = stream->alone == 0 || took < stream->alone ? took : stream->alone;
+    }
 }
 
 static void step_fused(le_stream *stream, const float *x, float *y) {
@@ -294,14 +336,10 @@ static void step_fused(le_stream *stream, const float *x, float *y) {
     for (size_t row = 0; row < stream->batch; row++) {
         stream->x_rows[row] = x + row * lstm->input_size;
     }
-    if (take_threads(stream) > 1) {
-        le_threads_run(stream->threads, stream->members, step_part, stream);
-        le_threads_give(stream->threads);
+    if (stream->members > 1) {
+        step_by_members(stream);
     } else {
-        step_alone(stream);
-        if (stream->members > 1) {
-            stream->ended = le_now();
-        }
+        (void)step_alone(stream, 0);
     }
     float *const *outputs = outputs_of(stream, lstm->layers - 1);
     for (size_t row = 0; row < stream->batch; row++) {

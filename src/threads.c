@@ -17,12 +17,17 @@
  */
 enum { LOOKS = 1000 };
 
-/* So many times as long a member looks for what it waits for in a job. Whoever sleeps there is woken late, 50
- * to 100 microseconds where its CPU has halted in a virtual machine; by then the threads that wait for the
- * next job sleep too, and every step of a stream would wake everybody again. */
+/* So many times as long a member looks for what it waits for in a job, and a worker that has ended its part
+ * of one waits for the others. Whoever sleeps there is woken late, 50 to 100 microseconds where its CPU has
+ * halted in a virtual machine; by then the threads that wait for the next job sleep too, and every step of a
+ * stream would wake everybody again. */
 enum { LOOKS_IN_A_JOB = 10 };
 
-/* A job is announced as one number: which one, and how many members take part. */
+/* And one that was called to a job waits for it: for as long as a large layer takes one thread. */
+enum { LOOKS_WHEN_CALLED = 200 };
+
+/* A job is announced as one number: which one, and how many members take part; 0 if there is only one to
+ * come. */
 enum { MEMBER_BITS = 12 };
 
 typedef struct worker {
@@ -53,8 +58,9 @@ struct le_threads {
     le_counter job;
     le_task task;
     void *context;
-    size_t members;   /* of the job */
-    le_counter ended; /* workers that have ended the job */
+    atomic_size_t members; /* of the job */
+    le_counter ended;      /* workers that have ended the job */
+    le_counter over;       /* the last job that is over for all members */
 };
 
 /* Its address tells threads apart, and stays that of the thread that forks in its child. */
@@ -201,12 +207,27 @@ static void look_again(void) {
 #endif
 }
 
-/* A worker's wait for a job other than `seen`; 0: the pool ends. */
-static size_t next_job(le_threads *threads, size_t seen) {
+/* A member looks where it is: whether another one is on the same CPU, perhaps the one that it waits for. */
+static int in_the_way(le_threads *threads, size_t member) {
+    le_place_look(&threads->places[member]);
+    return le_places_shared(threads->places, atomic_load_explicit(&threads->members, memory_order_relaxed));
+}
+
+/* A worker's wait for a job other than `seen`; 0: the pool ends. Looks count from when that one is over, for
+ * at most so many rounds: members end at different times, and the next step of a stream cannot come before
+ * the last of them. */
+static size_t next_job(le_threads *threads, size_t seen, size_t member, int rounds) {
     for (int look = 0; look < LOOKS; look++) {
         const size_t job = atomic_load_explicit(&threads->job.value, memory_order_acquire);
         if (job != seen) {
             return job;
+        }
+        if (rounds != 0 && atomic_load_explicit(&threads->over.value, memory_order_relaxed) == seen) {
+            rounds = 0;
+            look = 0;
+        } else if (rounds != 0 && look == LOOKS - 1) {
+            rounds = in_the_way(threads, member) ? 0 : rounds - 1;
+            look = 0;
         }
         look_again();
     }
@@ -238,9 +259,14 @@ static void *work(void *argument) {
     /* A new thread has the state of the one that made it. */
     (void)le_float_state_enter();
     size_t seen = self->seen;
-    while ((seen = next_job(threads, seen)) != 0) {
-        if (self->member < (seen & ((1u << MEMBER_BITS) - 1))) {
+    int rounds = 0;
+    while ((seen = next_job(threads, seen, self->member, rounds)) != 0) {
+        const size_t members = seen & ((1u << MEMBER_BITS) - 1);
+        rounds = members == 0 ? LOOKS_WHEN_CALLED : self->member < members ? LOOKS_IN_A_JOB : 0;
+        if (rounds != 0) {
             arrive(threads, self->member);
+        }
+        if (self->member < members) {
             threads->task(threads->context, self->member);
             atomic_fetch_add(&threads->ended.value, 1);
             if (atomic_load(&threads->asleep) != 0) {
@@ -317,42 +343,59 @@ static int look_for(le_threads *threads, size_t member, const le_counter *counte
             }
             look_again();
         }
-        le_place_look(&threads->places[member]);
-        if (le_places_shared(threads->places, threads->members)) {
+        if (in_the_way(threads, member)) {
             return 0;
         }
     }
     return 0;
 }
 
-void le_threads_run(le_threads *threads, size_t members, le_task task, void *context) {
-    threads->task = task;
-    threads->context = context;
-    threads->members = members;
+/* Sequentially consistent, like a sleeper's count of itself and its last look: one of the two is seen. */
+static void announce_job(le_threads *threads, size_t members) {
+    const size_t number = (atomic_load(&threads->job.value) >> MEMBER_BITS) + 1;
+    atomic_store(&threads->job.value, number << MEMBER_BITS | members);
+    if (atomic_load(&threads->idle) != 0) {
+        wake(threads, &threads->called);
+    }
+}
+
+/* See to it that the members of the job to come can run at the same time. */
+static void gather(le_threads *threads, size_t members) {
+    atomic_store_explicit(&threads->members, members, memory_order_relaxed);
     le_place_look(&threads->places[0]);
     if (le_places_shared(threads->places, members)) {
         pthread_mutex_lock(&threads->lock);
         le_places_spread(threads->places, members);
         pthread_mutex_unlock(&threads->lock);
     }
+}
+
+void le_threads_call(le_threads *threads, size_t members) {
+    gather(threads, members);
+    announce_job(threads, 0);
+}
+
+void le_threads_dismiss(le_threads *threads) {
+    atomic_store_explicit(&threads->over.value, atomic_load(&threads->job.value), memory_order_relaxed);
+}
+
+void le_threads_run(le_threads *threads, size_t members, le_task task, void *context) {
+    threads->task = task;
+    threads->context = context;
+    gather(threads, members);
     atomic_store(&threads->ended.value, 0);
-    const size_t number = (atomic_load(&threads->job.value) >> MEMBER_BITS) + 1;
-    /* Sequentially consistent, like a sleeper's count of itself and its last look: one of the two is seen. */
-    atomic_store(&threads->job.value, number << MEMBER_BITS | members);
-    if (atomic_load(&threads->idle) != 0) {
-        wake(threads, &threads->called);
-    }
+    announce_job(threads, members);
     task(context, 0);
-    if (look_for(threads, 0, &threads->ended, members - 1)) {
-        return;
+    if (!look_for(threads, 0, &threads->ended, members - 1)) {
+        pthread_mutex_lock(&threads->lock);
+        atomic_fetch_add(&threads->asleep, 1);
+        while (atomic_load(&threads->ended.value) < members - 1) {
+            pthread_cond_wait(&threads->moved, &threads->lock);
+        }
+        atomic_fetch_sub(&threads->asleep, 1);
+        pthread_mutex_unlock(&threads->lock);
     }
-    pthread_mutex_lock(&threads->lock);
-    atomic_fetch_add(&threads->asleep, 1);
-    while (atomic_load(&threads->ended.value) < members - 1) {
-        pthread_cond_wait(&threads->moved, &threads->lock);
-    }
-    atomic_fetch_sub(&threads->asleep, 1);
-    pthread_mutex_unlock(&threads->lock);
+    le_threads_dismiss(threads);
 }
 
 void le_threads_announce(le_threads *threads, le_counter *counter, size_t value) {
@@ -370,9 +413,8 @@ int le_threads_await(le_threads *threads, size_t member, const le_counter *count
         return 0;
     }
     pthread_mutex_lock(&threads->lock);
-    le_place_look(&threads->places[member]);
-    if (le_places_shared(threads->places, threads->members)) {
-        le_places_spread(threads->places, threads->members);
+    if (in_the_way(threads, member)) {
+        le_places_spread(threads->places, atomic_load_explicit(&threads->members, memory_order_relaxed));
     }
     atomic_fetch_add(&threads->asleep, 1);
     while (atomic_load(&counter->value) < value && !atomic_load(&threads->stopped)) {

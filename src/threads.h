@@ -38,6 +38,11 @@ enum { LE_THREADS_LOOK_NS = 20 * 1000 };
 /* Whether so many members, the caller included, are there and awake: a job begins at once. */
 int le_threads_awake(const le_threads *threads, size_t members);
 
+/* Wake the pool's other threads, if they sleep, without waiting for them; le_threads_take has been called.
+ * They look for a job until one has been run, or until le_threads_dismiss and a while. */
+void le_threads_call(le_threads *threads, size_t members);
+void le_threads_dismiss(le_threads *threads);
+
 /* Set a counter and wake who waits for it. */
 void le_threads_announce(le_threads *threads, le_counter *counter, size_t value);
 

@@ -137,7 +137,7 @@ def test_streams_on_threads(engine: Engine, case: Case, count: int) -> None:
 @pytest.mark.parametrize("compute_type", ["float32", *NARROW_TYPES])
 @pytest.mark.parametrize("batch", [1, 5])
 def test_streams_as_fast_as_they_can(compute_type: Any, batch: int) -> None:
-    """Steps that follow at once are shared out, those after a pause are not: the bits are the same, in any order."""
+    """Steps that follow at once are shared out, short ones after a pause are not: the same bits, in any order."""
     case = Case(Options(40, 250, layers=3), seed=7, batch=batch, time=30, with_state=True)
     wanted = le.LSTM(case.weights, compute_type=compute_type)(case.x, case.state)
     shared = le.LSTM(case.weights, compute_type=compute_type, num_threads=2)
@@ -152,13 +152,39 @@ def test_streams_as_fast_as_they_can(compute_type: Any, batch: int) -> None:
     assert_same_results((np.stack(y, axis=1), stream.state), wanted, "with pauses")
 
 
-def test_steps_after_pauses_wake_nobody() -> None:
+def test_short_steps_after_pauses_wake_nobody() -> None:
     lstm = le.LSTM(make_weights(Options(40, 250), seed=1), num_threads=2)
     stream = lstm.stream()
     for _ in range(5):
         time.sleep(0.002)
         stream.step(np.zeros(40, np.float32))
     assert threads_of(lstm).alive == 0
+
+
+def test_threads_that_sleep_are_called_to_long_steps_of_several_layers() -> None:
+    """A step begins alone and is shared out from the layer on at which the other threads are there: the same bits."""
+    case = Case(Options(40, 480, layers=4), seed=7, batch=1, time=24)
+    wanted = le.LSTM(case.weights)(case.x)
+    shared = le.LSTM(case.weights, num_threads=2)
+    stream = shared.stream(batch=1)
+    y = []
+    for time_step in range(case.time):
+        time.sleep(0.002)
+        y.append(stream.step(np.ascontiguousarray(case.x[:, time_step])))
+    assert_same_results((np.stack(y, axis=1), stream.state), wanted, "with pauses")
+    assert threads_of(shared).alive == 1
+
+
+def test_called_threads_sleep_again() -> None:
+    shared = le.LSTM(make_weights(Options(40, 480, layers=4), seed=7), num_threads=2)
+    stream = shared.stream()
+    for _ in range(4):
+        time.sleep(0.002)
+        stream.step(np.zeros(40, np.float32))
+    assert threads_of(shared).alive == 1
+    before = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - before < 0.1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "lstm_engine/lstm_engine.h"
@@ -99,15 +100,19 @@ static void call(const caller *self, void *workspace, outcome *found) {
     }
 }
 
-/* The same sequences step by step, every step by all threads that are free. */
-static void step(const caller *self, outcome *found) {
+/* The same sequences step by step, every step by all threads that are free; or, with pauses, by those that
+ * join it. */
+static void step(const caller *self, le_split split, int pauses, outcome *found) {
     le_stream *stream = NULL;
-    CHECK(le_stream_create(self->lstm, BATCH, self->threads, LE_UNITS, &stream) == LE_OK);
+    CHECK(le_stream_create(self->lstm, BATCH, self->threads, split, &stream) == LE_OK);
     memset(found, 0, sizeof *found);
     for (size_t time = 0; time < TIME; time++) {
         float inputs[BATCH * INPUTS], outputs[BATCH * HIDDEN];
         for (size_t row = 0; row < BATCH; row++) {
             memcpy(inputs + row * INPUTS, x + (row * TIME + time) * INPUTS, INPUTS * sizeof(float));
+        }
+        if (pauses) {
+            nanosleep(&(struct timespec){.tv_nsec = (long)(time % 4) * 300 * 1000}, NULL);
         }
         le_stream_step(stream, inputs, outputs);
         for (size_t row = 0; row < BATCH; row++) {
@@ -130,7 +135,8 @@ static void *call_in_a_thread(void *argument) {
     call(self, workspace, found);
     pthread_barrier_wait(self->barrier);
     if (self->directions == 1) {
-        step(self, found);
+        step(self, LE_UNITS, 0, found);
+        step(self, LE_FASTEST, 1, found);
     }
     free(found);
     free(workspace);
@@ -173,6 +179,9 @@ static void test_directions(const le_kernels *kernels, size_t directions, int fo
         caller one = {lstm, directions, threads, wanted, &barrier};
         call(&one, workspace, found); /* alone first: no other caller has the pool */
         CHECK(le_threads_alive(threads) != 0);
+        if (directions == 1) {
+            step(&one, LE_FASTEST, 1, found);
+        }
         pthread_t callers[CALLERS];
         for (int index = 0; index < CALLERS; index++) {
             CHECK(pthread_create(&callers[index], NULL, call_in_a_thread, &one) == 0);
