@@ -117,10 +117,18 @@ int le_cpu_runs_avx2(void) {
     return detect().avx2_fma;
 }
 
-int le_cpu_wants_fetching(void) {
+static int made_by_intel(void) {
     unsigned eax, ebx, ecx, edx;
     /* "GenuineIntel", of which the last four letters are enough. */
     return __get_cpuid(0, &eax, &ebx, &ecx, &edx) && ecx == 0x6C65746E;
+}
+
+int le_cpu_wants_fetching(void) {
+    return made_by_intel();
+}
+
+int le_cpu_wants_passing(void) {
+    return !made_by_intel();
 }
 
 #elif defined(__aarch64__)
@@ -159,5 +167,9 @@ int le_cpu_runs_neon_dotprod(void) {
 #if !defined(__x86_64__)
 int le_cpu_wants_fetching(void) {
     return 0;
+}
+
+int le_cpu_wants_passing(void) {
+    return 1;
 }
 #endif

@@ -64,6 +64,7 @@ le_status le_cell_pack(const le_lstm *lstm, const le_cell_spec *spec, le_cell *c
     const size_t recurrent_rows = narrow ? 0 : cell->output_size;
     cell->panel_floats = (input_rows + recurrent_rows) * 4 * lanes;
     cell->fetches = le_cpu_wants_fetching();
+    cell->passes = le_cpu_wants_passing();
     cell->input_activation = spec->input_activation;
     cell->forget_activation = spec->forget_activation;
     cell->cell_activation = spec->cell_activation;

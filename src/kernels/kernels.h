@@ -70,6 +70,7 @@ typedef struct le_cell {
     int standard;      /* sigmoid gates, tanh elsewhere, nothing else: the fused cell applies */
     le_narrow *narrow; /* the gates' weights of a narrow compute type; NULL for float32 */
     int fetches;       /* whether batches ask for the panels from the second cache, which some CPUs need */
+    int passes;        /* whether a large projection may be asked for past the second cache */
 } le_cell;
 
 /* One time step of a set of rows, given by pointers so that any subset of a batch needs no copy. */
