@@ -134,6 +134,9 @@ def inner_loop(timer: timeit.Timer) -> tuple[int, float]:
     count = 1
     while True:
         seconds = timer.timeit(count)
+        # Twice more before it is believed: others' threads that spin still can make a loop ten times as long.
+        for _ in range(2 if SAMPLE_SECONDS <= seconds < _LONG_CALL_SECONDS else 0):
+            seconds = min(seconds, timer.timeit(count))
         if seconds >= SAMPLE_SECONDS:
             return count, seconds / count
         count *= 2 if seconds <= 0 else max(2, min(64, int(SAMPLE_SECONDS / seconds) + 1))

@@ -31,6 +31,10 @@ typedef struct stream_member {
  * takes 30 microseconds after a short pause, and up to 700 where a virtual machine has given the CPU away. */
 enum { CALL_WORTH_NS = 100 * 1000, WAIT_WORTH_NS = 2 * 1000 * 1000 };
 
+/* Shorter steps call them when they have followed one another closely for so long: those to come find them
+ * awake. To call a thread whose CPU has halted takes up to 20 microseconds of its caller's. */
+enum { FOLLOWING_NS = 100 * 1000 };
+
 struct le_stream {
     const le_lstm *lstm;
     size_t batch;
@@ -51,6 +55,7 @@ struct le_stream {
     size_t first_layer;      /* from which on a step is shared out */
     uint64_t ended;          /* when the last step did */
     uint64_t alone;          /* nanoseconds that a step takes one thread, at best; 0: not known yet */
+    uint64_t first;          /* when the first of the steps began that follow one another closely */
     /* blas: states as le_run takes them, and a workspace for one step */
     void *h;
     void *c;
@@ -286,23 +291,24 @@ static void step_part(void *context, size_t index) {
     le_narrow_end(&own->narrow);
 }
 
-/* Whether a step that begins at `now` should wait for the other threads if they sleep. */
-static int worth_waiting(const le_stream *stream, uint64_t now) {
-    /* Steps that follow one another closely find the threads awake from the second on. */
+/* Whether a step that begins at `now` should call threads that sleep. */
+static int worth_calling(le_stream *stream, uint64_t now) {
     const uint64_t close = stream->alone / 2 > LE_THREADS_LOOK_NS ? stream->alone / 2 : LE_THREADS_LOOK_NS;
-    return stream->by == LE_BY_ALL || now - stream->ended < close ||
-           (stream->lstm->layers == 1 && stream->alone > WAIT_WORTH_NS);
+    if (now - stream->ended > close) {
+        stream->first = now;
+    }
+    return now - stream->first > FOLLOWING_NS || (stream->lstm->layers > 1 && stream->alone > CALL_WORTH_NS);
 }
 
 /* A step whose hidden units several threads can share out. All do so from the first layer on if they are
- * awake or worth waiting for; else one begins alone, and those that it has called join it when they are
- * there. */
+ * awake; else one begins alone, and those that it has called join it at the layer at which they are there. */
 static void step_by_members(le_stream *stream) {
     const size_t layers = stream->lstm->layers;
     const uint64_t begun = le_now();
-    const int together = le_threads_awake(stream->threads, stream->members) || worth_waiting(stream, begun);
-    const int joined = stream->alone > CALL_WORTH_NS && layers > 1;
-    size_t taken = together || joined ? le_threads_take(stream->threads, stream->members) : 1;
+    const int calls = worth_calling(stream, begun);
+    const int together = stream->by == LE_BY_ALL || (layers == 1 && stream->alone > WAIT_WORTH_NS) ||
+                         le_threads_awake(stream->threads, stream->members);
+    size_t taken = together || calls ? le_threads_take(stream->threads, stream->members) : 1;
     if (taken > 1 && taken < stream->members) {
         le_threads_give(stream->threads);
         taken = 1;
@@ -310,7 +316,8 @@ static void step_by_members(le_stream *stream) {
     const int called = taken > 1 && !together;
     size_t layer = 0;
     if (called) {
-        le_threads_call(stream->threads, stream->members);
+        const uint64_t patience = stream->alone / 16;
+        le_threads_call(stream->threads, stream->members, patience < LE_THREADS_LOOK_NS ? 0 : patience);
     }
     if (taken == 1 || called) {
         layer = step_alone(stream, called);

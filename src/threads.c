@@ -8,23 +8,22 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "clock.h"
 #include "float_state.h"
 #include "memory.h"
 #include "placement.h"
 
-/* Looks at a counter before a thread goes to sleep. A look takes 10 to 40 ns: some 20 microseconds, about
- * what going to sleep and being woken costs. A run that comes at once after another finds the threads awake.
- */
-enum { LOOKS = 1000 };
+/* Looks at a counter, of 10 to 40 ns each, between two at the clock. */
+enum { LOOKS = 64 };
 
-/* So many times as long a member looks for what it waits for in a job, and a worker that has ended its part
- * of one waits for the others. Whoever sleeps there is woken late, 50 to 100 microseconds where its CPU has
- * halted in a virtual machine; by then the threads that wait for the next job sleep too, and every step of a
- * stream would wake everybody again. */
-enum { LOOKS_IN_A_JOB = 10 };
+/* Nanoseconds for which a member looks for what it waits for in a job before it sleeps. Whoever sleeps there
+ * is woken late, 50 to 100 microseconds where its CPU has halted in a virtual machine; by then the threads
+ * that wait for the next job sleep too, and every step of a stream would wake everybody again. */
+enum { IN_A_JOB_NS = 300 * 1000 };
 
-/* And one that was called to a job waits for it: for as long as a large layer takes one thread. */
-enum { LOOKS_WHEN_CALLED = 200 };
+/* For which a worker that has ended its part of a job waits for the others, and for which one that was called
+ * to a job waits for that: as long as a large layer takes one thread. */
+enum { AFTER_A_PART_NS = 1000 * 1000, WHEN_CALLED_NS = 5 * 1000 * 1000 };
 
 /* A job is announced as one number: which one, and how many members take part; 0 if there is only one to
  * come. */
@@ -213,21 +212,28 @@ static int in_the_way(le_threads *threads, size_t member) {
     return le_places_shared(threads->places, atomic_load_explicit(&threads->members, memory_order_relaxed));
 }
 
-/* A worker's wait for a job other than `seen`; 0: the pool ends. Looks count from when that one is over, for
- * at most so many rounds: members end at different times, and the next step of a stream cannot come before
- * the last of them. */
-static size_t next_job(le_threads *threads, size_t seen, size_t member, int rounds) {
-    for (int look = 0; look < LOOKS; look++) {
+/* Whether `end` has come; at once where there is no clock. */
+static int is_over(uint64_t end) {
+    const uint64_t now = le_now();
+    return now == 0 || now >= end;
+}
+
+/* A worker's wait for a job other than `seen`; 0: the pool ends. Time counts from when that one is over,
+ * which is waited for up to `patience` nanoseconds: members end at different times, and the next step of a
+ * stream cannot come before the last of them. */
+static size_t next_job(le_threads *threads, size_t seen, size_t member, uint64_t patience) {
+    uint64_t end = le_now() + (patience != 0 ? patience : LE_THREADS_LOOK_NS);
+    for (unsigned look = 1;; look++) {
         const size_t job = atomic_load_explicit(&threads->job.value, memory_order_acquire);
         if (job != seen) {
             return job;
         }
-        if (rounds != 0 && atomic_load_explicit(&threads->over.value, memory_order_relaxed) == seen) {
-            rounds = 0;
-            look = 0;
-        } else if (rounds != 0 && look == LOOKS - 1) {
-            rounds = in_the_way(threads, member) ? 0 : rounds - 1;
-            look = 0;
+        if (patience != 0 && atomic_load_explicit(&threads->over.value, memory_order_relaxed) == seen) {
+            patience = 0;
+            end = le_now() + LE_THREADS_LOOK_NS;
+        }
+        if (look % LOOKS == 0 && (is_over(end) || (patience != 0 && in_the_way(threads, member)))) {
+            break;
         }
         look_again();
     }
@@ -259,11 +265,11 @@ static void *work(void *argument) {
     /* A new thread has the state of the one that made it. */
     (void)le_float_state_enter();
     size_t seen = self->seen;
-    int rounds = 0;
-    while ((seen = next_job(threads, seen, self->member, rounds)) != 0) {
+    uint64_t patience = 0;
+    while ((seen = next_job(threads, seen, self->member, patience)) != 0) {
         const size_t members = seen & ((1u << MEMBER_BITS) - 1);
-        rounds = members == 0 ? LOOKS_WHEN_CALLED : self->member < members ? LOOKS_IN_A_JOB : 0;
-        if (rounds != 0) {
+        patience = members == 0 ? WHEN_CALLED_NS : self->member < members ? AFTER_A_PART_NS : 0;
+        if (patience != 0) {
             arrive(threads, self->member);
         }
         if (self->member < members) {
@@ -333,7 +339,8 @@ void le_threads_give(le_threads *threads) {
  * where the run was stopped, and soon where another member is on this CPU, perhaps the one that is to count.
  */
 static int look_for(le_threads *threads, size_t member, const le_counter *counter, size_t value) {
-    for (int round = 0; round < LOOKS_IN_A_JOB; round++) {
+    uint64_t end = 0;
+    do {
         for (int look = 0; look < LOOKS; look++) {
             if (atomic_load_explicit(&counter->value, memory_order_acquire) >= value) {
                 return 1;
@@ -343,10 +350,8 @@ static int look_for(le_threads *threads, size_t member, const le_counter *counte
             }
             look_again();
         }
-        if (in_the_way(threads, member)) {
-            return 0;
-        }
-    }
+        end = end == 0 ? le_now() + IN_A_JOB_NS : end;
+    } while (!in_the_way(threads, member) && !is_over(end));
     return 0;
 }
 
@@ -370,9 +375,13 @@ static void gather(le_threads *threads, size_t members) {
     }
 }
 
-void le_threads_call(le_threads *threads, size_t members) {
+void le_threads_call(le_threads *threads, size_t members, uint64_t nanoseconds) {
     gather(threads, members);
     announce_job(threads, 0);
+    const uint64_t end = le_now() + nanoseconds;
+    while (nanoseconds != 0 && !le_threads_awake(threads, members) && !is_over(end)) {
+        look_again();
+    }
 }
 
 void le_threads_dismiss(le_threads *threads) {

@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "lstm_engine/threads.h"
 #include "memory.h"
@@ -32,15 +33,16 @@ void le_threads_give(le_threads *threads);
 /* Run the task on the members that le_threads_take gave; returns when all have ended. */
 void le_threads_run(le_threads *threads, size_t members, le_task task, void *context);
 
-/* Nanoseconds, about, for which a thread looks for its next job before it sleeps. */
-enum { LE_THREADS_LOOK_NS = 20 * 1000 };
+/* Nanoseconds for which a thread looks for its next job before it sleeps: about what it takes to wake it. */
+enum { LE_THREADS_LOOK_NS = 30 * 1000 };
 
 /* Whether so many members, the caller included, are there and awake: a job begins at once. */
 int le_threads_awake(const le_threads *threads, size_t members);
 
-/* Wake the pool's other threads, if they sleep, without waiting for them; le_threads_take has been called.
- * They look for a job until one has been run, or until le_threads_dismiss and a while. */
-void le_threads_call(le_threads *threads, size_t members);
+/* Wake the pool's other threads, if they sleep, and wait for them for at most so many nanoseconds;
+ * le_threads_take has been called. They look for a job until one has been run, or until le_threads_dismiss
+ * and a while. */
+void le_threads_call(le_threads *threads, size_t members, uint64_t nanoseconds);
 void le_threads_dismiss(le_threads *threads);
 
 /* Set a counter and wake who waits for it. */
