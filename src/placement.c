@@ -18,7 +18,11 @@ void le_place_begin(le_place *place) {
 
 void le_place_look(le_place *place) {
 #if defined(__linux__)
-    atomic_store_explicit(&place->cpu, sched_getcpu(), memory_order_relaxed);
+    const int cpu = sched_getcpu();
+    /* Others read it at each job: what has not changed stays in their caches. */
+    if (cpu != atomic_load_explicit(&place->cpu, memory_order_relaxed)) {
+        atomic_store_explicit(&place->cpu, cpu, memory_order_relaxed);
+    }
 #else
     (void)place;
 #endif

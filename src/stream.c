@@ -19,7 +19,7 @@ typedef struct stream_layer {
 /* One of the threads that share out the hidden units of a step: its part of every cell, and scratch of its
  * own. */
 typedef struct stream_member {
-    le_member member;
+    _Alignas(LE_ALIGNMENT) le_member member;
     le_part *parts; /* [layers] */
     float **c_rows; /* [batch]: of its first unit */
     float **h_rows; /* [batch] */
@@ -40,7 +40,6 @@ struct le_stream {
     size_t batch;
     size_t padded_hidden;
     size_t padded_output;
-    int parity; /* which h buffer holds the state */
     /* fused */
     stream_layer *layers;
     const float **x_rows; /* [batch] */
@@ -52,16 +51,18 @@ struct le_stream {
     size_t members;
     stream_member *crew;     /* [members] */
     le_published *published; /* [members] */
-    size_t first_layer;      /* from which on a step is shared out */
-    uint64_t ended;          /* when the last step did */
-    uint64_t alone;          /* nanoseconds that a step takes one thread, at best; 0: not known yet */
-    uint64_t first;          /* when the first of the steps began that follow one another closely */
     /* blas: states as le_run takes them, and a workspace for one step */
     void *h;
     void *c;
     void *workspace;
     /* all of the above in one allocation */
     void *memory;
+    /* Written at every step, in cache lines of their own: what all members read, and the caller's own. */
+    _Alignas(LE_ALIGNMENT) size_t first_layer; /* from which on the step is shared out */
+    int parity;                                /* which h buffer holds the state */
+    _Alignas(LE_ALIGNMENT) uint64_t ended;     /* when the last step did */
+    uint64_t alone; /* nanoseconds that a step takes one thread, at best; 0: not known yet */
+    uint64_t first; /* when the first of the steps began that follow one another closely */
 };
 
 static void *rows_of(le_arena *arena, size_t batch, float *first, size_t stride) {
@@ -262,6 +263,15 @@ static size_t step_alone(le_stream *stream, int called) {
     return layer;
 }
 
+/* Have rows of h brought that other members have written. */
+static void ask_for(const le_stream *stream, float *const *rows) {
+    for (size_t row = 0; row < stream->batch; row++) {
+        for (size_t unit = 0; unit < stream->lstm->hidden_size; unit += LE_ALIGNMENT / sizeof(float)) {
+            __builtin_prefetch(rows[row] + unit, 0, 3);
+        }
+    }
+}
+
 /* One member's part of a step. Each writes its units of h where all read them: the lines change hands once,
  * for they are asked for together before the next layer begins. Two buffers take turns, so nobody writes what
  * is being read. */
@@ -269,6 +279,8 @@ static void step_part(void *context, size_t index) {
     const le_stream *stream = context;
     const le_lstm *lstm = stream->lstm;
     stream_member *own = &stream->crew[index];
+    /* Those of the last layer nobody has asked for since they were written. */
+    ask_for(stream, stream->layers[lstm->layers - 1].h_rows[stream->parity]);
     for (size_t layer = stream->first_layer; layer < lstm->layers; layer++) {
         float *const *outputs = outputs_of(stream, layer);
         for (size_t row = 0; row < stream->batch; row++) {
@@ -282,11 +294,7 @@ static void step_part(void *context, size_t index) {
             break;
         }
         (void)le_member_meet(&own->member);
-        for (size_t row = 0; row < stream->batch; row++) {
-            for (size_t unit = 0; unit < lstm->hidden_size; unit += LE_ALIGNMENT / sizeof(float)) {
-                __builtin_prefetch(outputs[row] + unit, 0, 3);
-            }
-        }
+        ask_for(stream, outputs);
     }
     le_narrow_end(&own->narrow);
 }
@@ -341,7 +349,11 @@ static void step_by_members(le_stream *stream) {
 static void step_fused(le_stream *stream, const float *x, float *y) {
     const le_lstm *lstm = stream->lstm;
     for (size_t row = 0; row < stream->batch; row++) {
-        stream->x_rows[row] = x + row * lstm->input_size;
+        const float *row_x = x + row * lstm->input_size;
+        /* Other members read it, and an input is often where the last was. */
+        if (stream->x_rows[row] != row_x) {
+            stream->x_rows[row] = row_x;
+        }
     }
     if (stream->members > 1) {
         step_by_members(stream);

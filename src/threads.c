@@ -36,30 +36,45 @@ typedef struct worker {
     pthread_t handle;
 } worker;
 
+/* Written at every job by the caller, and looked at by the workers: all in one cache line, which changes
+ * hands once. */
+typedef struct job_line {
+    _Alignas(LE_ALIGNMENT) atomic_size_t job;
+    atomic_size_t over; /* the last job that is over for all members */
+    le_task task;
+    void *context;
+    atomic_size_t members; /* of the job */
+} job_line;
+
+_Static_assert(sizeof(job_line) == LE_ALIGNMENT, "what a job is must fit a cache line");
+
+/* Ordered by who writes and who reads, for a line that one thread writes is far away for all others. */
 struct le_threads {
+    /* Seldom written. */
     size_t count;
     worker *workers;  /* [count - 1] */
     le_place *places; /* [count], by member */
     atomic_size_t alive;
     le_threads *previous, *next; /* of all pools of the process */
-
-    _Atomic(const char *) taker; /* the mark of the thread that has taken the pool, or null */
-    atomic_int lost;
+    atomic_size_t idle;          /* workers that sleep until a job comes */
+    atomic_size_t asleep;        /* members of a job that sleep in it */
     atomic_int stopped;
-
+    int ending;
     pthread_mutex_t lock;
     pthread_cond_t called; /* a job was announced */
     pthread_cond_t moved;  /* a counter counted, the job has ended or is to stop */
-    atomic_size_t idle;    /* workers that sleep until a job comes */
-    atomic_size_t asleep;  /* members of a job that sleep in it */
-    int ending;
 
-    le_counter job;
-    le_task task;
-    void *context;
-    atomic_size_t members; /* of the job */
-    le_counter ended;      /* workers that have ended the job */
-    le_counter over;       /* the last job that is over for all members */
+    /* By callers alone. */
+    char apart_1[LE_APART_BYTES];
+    _Atomic(const char *) taker; /* the mark of the thread that has taken the pool, or null */
+    atomic_int lost;
+    size_t parts; /* of workers, in all jobs up to now */
+
+    /* By the caller for the workers, and back. */
+    char apart_2[LE_APART_BYTES];
+    job_line now;
+    char apart_3[LE_ALIGNMENT];
+    le_counter ended; /* parts that workers have ended, in all jobs */
 };
 
 /* Its address tells threads apart, and stays that of the thread that forks in its child. */
@@ -90,7 +105,7 @@ static void after_fork_in_child(void) {
         atomic_store(&threads->asleep, 0);
         atomic_store(&threads->alive, 0);
         /* Nobody is here to end a job that was going on. */
-        atomic_store(&threads->ended.value, LE_THREADS_MOST);
+        atomic_store(&threads->ended.value, threads->parts);
         threads->ending = 0;
         const int ours = atomic_load(&threads->taker) == &mark;
         atomic_store(&threads->lost, ours);
@@ -209,7 +224,8 @@ static void look_again(void) {
 /* A member looks where it is: whether another one is on the same CPU, perhaps the one that it waits for. */
 static int in_the_way(le_threads *threads, size_t member) {
     le_place_look(&threads->places[member]);
-    return le_places_shared(threads->places, atomic_load_explicit(&threads->members, memory_order_relaxed));
+    return le_places_shared(threads->places,
+                            atomic_load_explicit(&threads->now.members, memory_order_relaxed));
 }
 
 /* Whether `end` has come; at once where there is no clock. */
@@ -224,11 +240,11 @@ static int is_over(uint64_t end) {
 static size_t next_job(le_threads *threads, size_t seen, size_t member, uint64_t patience) {
     uint64_t end = le_now() + (patience != 0 ? patience : LE_THREADS_LOOK_NS);
     for (unsigned look = 1;; look++) {
-        const size_t job = atomic_load_explicit(&threads->job.value, memory_order_acquire);
+        const size_t job = atomic_load_explicit(&threads->now.job, memory_order_acquire);
         if (job != seen) {
             return job;
         }
-        if (patience != 0 && atomic_load_explicit(&threads->over.value, memory_order_relaxed) == seen) {
+        if (patience != 0 && atomic_load_explicit(&threads->now.over, memory_order_relaxed) == seen) {
             patience = 0;
             end = le_now() + LE_THREADS_LOOK_NS;
         }
@@ -240,7 +256,7 @@ static size_t next_job(le_threads *threads, size_t seen, size_t member, uint64_t
     size_t job;
     pthread_mutex_lock(&threads->lock);
     atomic_fetch_add(&threads->idle, 1);
-    while ((job = atomic_load(&threads->job.value)) == seen && !threads->ending) {
+    while ((job = atomic_load(&threads->now.job)) == seen && !threads->ending) {
         pthread_cond_wait(&threads->called, &threads->lock);
     }
     atomic_fetch_sub(&threads->idle, 1);
@@ -273,7 +289,7 @@ static void *work(void *argument) {
             arrive(threads, self->member);
         }
         if (self->member < members) {
-            threads->task(threads->context, self->member);
+            threads->now.task(threads->now.context, self->member);
             atomic_fetch_add(&threads->ended.value, 1);
             if (atomic_load(&threads->asleep) != 0) {
                 wake(threads, &threads->moved);
@@ -295,7 +311,7 @@ static void start(le_threads *threads, size_t members) {
         worker *one = &threads->workers[index];
         one->threads = threads;
         one->member = index + 1;
-        one->seen = atomic_load(&threads->job.value);
+        one->seen = atomic_load(&threads->now.job);
         le_place_begin(&threads->places[one->member]);
         if (pthread_create(&one->handle, NULL, work, one) != 0) {
             break;
@@ -317,7 +333,9 @@ size_t le_threads_take(le_threads *threads, size_t wanted) {
         start(threads, wanted);
     }
     const size_t members = le_min_size(wanted, atomic_load(&threads->alive) + 1);
-    atomic_store(&threads->stopped, 0);
+    if (atomic_load(&threads->stopped)) {
+        atomic_store(&threads->stopped, 0);
+    }
     if (members == 1) {
         le_threads_give(threads);
     }
@@ -331,8 +349,8 @@ int le_threads_awake(const le_threads *threads, size_t members) {
 }
 
 void le_threads_give(le_threads *threads) {
-    atomic_store(&threads->lost, 0);
-    atomic_store(&threads->taker, NULL);
+    atomic_store_explicit(&threads->lost, 0, memory_order_relaxed);
+    atomic_store_explicit(&threads->taker, NULL, memory_order_release);
 }
 
 /* A member of a job looks at a counter until it is at least `value`: 1 if it is. 0 after a while, at once
@@ -357,8 +375,8 @@ static int look_for(le_threads *threads, size_t member, const le_counter *counte
 
 /* Sequentially consistent, like a sleeper's count of itself and its last look: one of the two is seen. */
 static void announce_job(le_threads *threads, size_t members) {
-    const size_t number = (atomic_load(&threads->job.value) >> MEMBER_BITS) + 1;
-    atomic_store(&threads->job.value, number << MEMBER_BITS | members);
+    const size_t number = (atomic_load(&threads->now.job) >> MEMBER_BITS) + 1;
+    atomic_store(&threads->now.job, number << MEMBER_BITS | members);
     if (atomic_load(&threads->idle) != 0) {
         wake(threads, &threads->called);
     }
@@ -366,7 +384,7 @@ static void announce_job(le_threads *threads, size_t members) {
 
 /* See to it that the members of the job to come can run at the same time. */
 static void gather(le_threads *threads, size_t members) {
-    atomic_store_explicit(&threads->members, members, memory_order_relaxed);
+    atomic_store_explicit(&threads->now.members, members, memory_order_relaxed);
     le_place_look(&threads->places[0]);
     if (le_places_shared(threads->places, members)) {
         pthread_mutex_lock(&threads->lock);
@@ -385,20 +403,20 @@ void le_threads_call(le_threads *threads, size_t members, uint64_t nanoseconds) 
 }
 
 void le_threads_dismiss(le_threads *threads) {
-    atomic_store_explicit(&threads->over.value, atomic_load(&threads->job.value), memory_order_relaxed);
+    atomic_store_explicit(&threads->now.over, atomic_load(&threads->now.job), memory_order_relaxed);
 }
 
 void le_threads_run(le_threads *threads, size_t members, le_task task, void *context) {
-    threads->task = task;
-    threads->context = context;
+    threads->now.task = task;
+    threads->now.context = context;
     gather(threads, members);
-    atomic_store(&threads->ended.value, 0);
+    threads->parts += members - 1;
     announce_job(threads, members);
     task(context, 0);
-    if (!look_for(threads, 0, &threads->ended, members - 1)) {
+    if (!look_for(threads, 0, &threads->ended, threads->parts)) {
         pthread_mutex_lock(&threads->lock);
         atomic_fetch_add(&threads->asleep, 1);
-        while (atomic_load(&threads->ended.value) < members - 1) {
+        while (atomic_load(&threads->ended.value) < threads->parts) {
             pthread_cond_wait(&threads->moved, &threads->lock);
         }
         atomic_fetch_sub(&threads->asleep, 1);
@@ -423,7 +441,7 @@ int le_threads_await(le_threads *threads, size_t member, const le_counter *count
     }
     pthread_mutex_lock(&threads->lock);
     if (in_the_way(threads, member)) {
-        le_places_spread(threads->places, atomic_load_explicit(&threads->members, memory_order_relaxed));
+        le_places_spread(threads->places, atomic_load_explicit(&threads->now.members, memory_order_relaxed));
     }
     atomic_fetch_add(&threads->asleep, 1);
     while (atomic_load(&counter->value) < value && !atomic_load(&threads->stopped)) {
