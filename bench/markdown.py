@@ -4,8 +4,8 @@
     python -m bench.markdown --check README.md                 # exit status 1 if a page is not as it would be written
     python -m bench.markdown                                   # print every table
 
-TABLE is ``summary``, ``machine``, ``errors``, a group of cells, or ``serving``, ``streams``, ``window`` or
-``elsewhere`` (another machine), which have recorded results of their own.
+TABLE is ``summary``, ``machine``, ``errors``, ``targets`` (of all machines), a group of cells, or ``serving``,
+``streams``, ``window``, ``elsewhere`` or ``without_amx`` (other machines), which have recorded results of their own.
 """
 
 from __future__ import annotations
@@ -23,13 +23,18 @@ from .live import markdown as live_table
 from .report import filled_columns, left_out, read_results, row
 from .results import OURS, best_peer, fastest, of_limit, speed_up
 from .serving.report import markdown as serving_table
+from .targets import TARGETS
+from .targets import row as target_row
 
 __all__ = ["main", "table"]
 
 _MARKS: Final = re.compile(r"(<!-- bench:begin (?P<table>\w+) -->\n).*?(<!-- bench:end -->)", re.DOTALL)
 
-#: Results of a machine of another kind, recorded apart.
-_ELSEWHERE: Final = Path(__file__).parent / "recorded_elsewhere.json"
+#: Results of machines of other kinds, recorded apart.
+_ELSEWHERE: Final = {
+    "elsewhere": Path(__file__).parent / "recorded_elsewhere.json",
+    "without_amx": Path(__file__).parent / "recorded_without_amx.json",
+}
 
 #: Rows of the summary: few enough to be read, and every regime.
 _SUMMARY: Final = (
@@ -139,9 +144,9 @@ def _errors(document: dict[str, Any]) -> str:
     return _lines(["largest relative L2 error", *types], rows)
 
 
-def _elsewhere() -> str:
-    """Return one table of all cells of the other machine, beside the fastest of the others there."""
-    document = read_results(_ELSEWHERE)
+def _elsewhere(name: str) -> str:
+    """Return one table of all cells of another machine, beside the fastest of the others there."""
+    document = read_results(_ELSEWHERE[name])
     rows = []
     for cell in document["cells"]:
         peer = best_peer(cell)
@@ -151,11 +156,18 @@ def _elsewhere() -> str:
             rows.append([cell["cell"], times[0], peer["engine"], times[1], f"{speed_up(cell):#.3g}x", limit])
     machine = document["machine"]
     peaks = ", ".join(
-        f"{machine[key] / 1e9:,.0f} GOP/s of {name}"
-        for name, key in (("float32", "peak_flops"), ("bfloat16", "peak_bfloat16"), ("int8", "peak_int8"))
+        f"{machine[key] / 1e9:,.0f} GOP/s of {kind}" if machine[key] else f"no products of {kind}"
+        for kind, key in (("float32", "peak_flops"), ("bfloat16", "peak_bfloat16"), ("int8", "peak_int8"))
     )
     head = ["B,T,I,H", "ours", "best peer", "its time", "speed-up", "of limit"]
     return f"{_source(document)}; one core: {peaks}.\n\n{_lines(head, rows)}"
+
+
+def _targets(document: dict[str, Any]) -> str:
+    """Return what each machine reached of what is aimed at."""
+    documents = [document, *(read_results(path) for path in _ELSEWHERE.values())]
+    rows = [[target.regime, target.words, *(target_row(target, one) for one in documents)] for target in TARGETS]
+    return _lines(["regime", "figure", "AMD Zen 4", "Intel with AMX", "Intel without"], rows, words=5)
 
 
 def table(document: dict[str, Any], name: str) -> str:
@@ -171,7 +183,8 @@ def table(document: dict[str, Any], name: str) -> str:
         "machine": _machine,
         "errors": _errors,
         "serving": lambda _: serving_table(),
-        "elsewhere": lambda _: _elsewhere(),
+        "targets": _targets,
+        **{other: lambda _, other=other: _elsewhere(other) for other in _ELSEWHERE},
     }
     if name in made:
         return made[name](document)
@@ -199,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         document = read_results(options.results)
         if not options.pages:
-            for name in ("summary", "machine", "errors", "serving", *LIVE, "elsewhere", *GROUPS):
+            for name in ("summary", "machine", "errors", "targets", "serving", *LIVE, *_ELSEWHERE, *GROUPS):
                 print(f"{name}\n\n{table(document, name)}\n")
         for page in options.pages:
             before = page.read_text(encoding="utf-8")

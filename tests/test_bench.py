@@ -170,3 +170,43 @@ def test_the_inner_loops_of_the_core_can_be_shown() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert platform.machine() != "x86_64" or "tile_1_blocks" in done.stdout
+
+
+@pytest.fixture
+def bench_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark is no part of the package."""
+    monkeypatch.syspath_prepend(ROOT)
+
+
+@pytest.mark.usefixtures("bench_is_found")
+def test_targets_are_of_cells_that_are_measured() -> None:
+    from bench.cells import CELLS
+    from bench.targets import TARGETS
+
+    names = {cell.name for cell in CELLS}
+    assert {name for target in TARGETS for name in target.cells} <= names
+
+
+@pytest.mark.usefixtures("bench_is_found")
+def test_what_a_target_finds_stands_beside_what_was_aimed_at() -> None:
+    from bench.results import speed_up
+    from bench.targets import Target, row
+
+    document = run_of(BEFORE)
+    least = Target("step", "of ours", speed_up, {"1,1,64,128": 3.0, "8,100,64,128": 1.2, "1,1,1,1": 2.0})
+    assert row(least, document) == "**3 / 3**, 1.13 / 1.2"
+    most = Target("step", "of ours", speed_up, {"1,1,64,128": 2.9, "8,100,64,128": 1.2}, at_most=True)
+    assert row(most, document) == "3 / 2.9, **1.13 / 1.2**"
+    assert row(Target("step", "of ours", speed_up, {"1,1,1,1": 2.0}), document) == "-"
+
+
+@pytest.mark.usefixtures("bench_is_found")
+def test_the_part_of_the_peak_counts_every_layer_and_direction() -> None:
+    from bench.targets import TARGETS
+
+    of_peak = next(target.figure for target in TARGETS if "peak" in target.words)
+    cell = run_of({"cell": {"ours fused": 1e6, "limit": 1.0}})["cells"][0]
+    cell |= {"batch": 2, "time": 3, "features": 5, "hidden": 7, "layers": 2, "bidirectional": True, "filled": 0.5}
+    cell |= {"compute_type": "float32", "probes": {"peak_float32": 1e4}}
+    products = 2 * (2 * 4 * 7 * (5 + 7)) + 2 * (2 * 4 * 7 * (14 + 7))
+    assert of_peak(cell) == pytest.approx(100 * products * 2 * 3 * 0.5 / 1e4)
