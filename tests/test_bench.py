@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -170,6 +171,16 @@ def test_the_inner_loops_of_the_core_can_be_shown() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert platform.machine() != "x86_64" or "tile_1_blocks" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_inner_loops_of_another_machine_can_be_shown() -> None:
+    if shutil.which("aarch64-linux-gnu-gcc") is None:
+        pytest.skip("aarch64-linux-gnu-gcc is not installed")
+    command = [sys.executable, "-m", "bench.profile", "--loops", "--cross", "aarch64-linux-gnu-"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^neon +tile_8x2 ", done.stdout, re.M)
 
 
 @pytest.fixture

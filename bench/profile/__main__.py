@@ -4,6 +4,9 @@ The C core is built with symbols and run under ``valgrind --tool=callgrind``, wh
 executed. Printed are, for one call, the instructions of each function, what kind they are, and how many multiply-adds
 there are beside those that the equations need. Counts do not depend on what else the machine does. valgrind knows no
 AVX-512, so what is counted is AVX2, the same source with shorter vectors.
+
+``--loops`` prints what the innermost loops are made of, without running them; with ``--cross aarch64-linux-gnu-``, the
+prefix of another machine's compiler, those of NEON.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from bench.cells import Cell, select
 __all__ = ["main"]
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_FLAGS: Final = ("-std=c11", "-O3", "-g", "-ffp-contract=off", "-fno-math-errno", "-D_POSIX_C_SOURCE=200809L")
+_FLAGS: Final = ("-std=c11", "-O2", "-g", "-ffp-contract=off", "-fno-math-errno", "-D_POSIX_C_SOURCE=200809L")
 _LANES: Final = {"avx2": 8, "scalar": 1}
 
 #: Kinds of instructions, by what their name begins with; the first that fits counts. An operand in parentheses is a
@@ -41,6 +44,13 @@ _KINDS: Final = (
     ),
 )
 
+
+#: The same for AArch64.
+_KINDS_AARCH64: Final = (
+    ("multiply-add", r"fml[as]|[su]dot"),
+    ("loads, broadcasts, stores, moves", r"ld|st|dup|mov|ins|prfm"),
+)
+_JUMPS: Final = r"(?:j\w+|b\.\w+|cbn?z\s+\w+,)\s+([0-9a-f]+)"
 
 #: Loops with fewer multiply-adds than this in a turn are not matrix products.
 _LOOP_MULTIPLY_ADDS: Final = 6
@@ -57,23 +67,31 @@ def _needed(program: str) -> str:
     return found
 
 
-def _build(folder: Path) -> Path:
-    """Build the driver and the C core with symbols."""
-    compiler = _needed("cc")
+def _kernels(machine: str) -> list[tuple[Path, list[str]]]:
+    """Return the sources of a machine's kernels, each with the compiler's flags for it."""
     text = (_ROOT / "src/instruction_sets.def").read_text()
     sets = re.findall(r'^LE_(?:ISA|EXTENSION)\((\w+),.* "(\w+)", "([^"]*)"\)', text, re.M)
-    jobs: list[tuple[Path, list[str]]] = [(source, []) for source in sorted((_ROOT / "src").glob("*.c"))]
-    jobs += [
-        (_ROOT / f"src/kernels/{name}.c", shlex.split(flags))
-        for name, machine, flags in sets
-        if machine in (platform.machine(), "any")
+    return [
+        (_ROOT / f"src/kernels/{name}.c", shlex.split(flags)) for name, own, flags in sets if own in (machine, "any")
     ]
-    jobs.append((Path(__file__).with_name("driver.c"), []))
+
+
+def _compiled(compiler: str, jobs: list[tuple[Path, list[str]]], folder: Path) -> list[Path]:
     objects = []
     for source, flags in jobs:
         objects.append(folder / f"{source.parent.name}_{source.stem}.o")
         include = [f"-I{_ROOT / 'include'}", f"-I{_ROOT / 'src'}"]
         subprocess.run([compiler, *_FLAGS, *include, *flags, "-c", source, "-o", objects[-1]], check=True)
+    return objects
+
+
+def _build(folder: Path) -> Path:
+    """Build the driver and the C core with symbols."""
+    compiler = _needed("cc")
+    jobs: list[tuple[Path, list[str]]] = [(source, []) for source in sorted((_ROOT / "src").glob("*.c"))]
+    jobs += _kernels(platform.machine())
+    jobs.append((Path(__file__).with_name("driver.c"), []))
+    objects = _compiled(compiler, jobs, folder)
     program = folder / "driver"
     # At fixed addresses, so that those of the run are those of the file; nothing is left to be linked while it runs.
     subprocess.run([compiler, "-no-pie", "-Wl,-z,now", "-pthread", *objects, "-o", program, "-lm"], check=True)
@@ -108,30 +126,30 @@ def _instructions(program: Path) -> dict[int, str]:
     return {int(address, 16): instruction.strip() for address, instruction in found}
 
 
-def _kind(instruction: str) -> str:
-    return next((kind for kind, pattern in _KINDS if re.match(pattern, instruction)), "addresses, loops, calls")
+def _kind(instruction: str, kinds: tuple[tuple[str, str], ...] = _KINDS) -> str:
+    return next((kind for kind, pattern in kinds if re.match(pattern, instruction)), "addresses, loops, calls")
 
 
-def _loops(program: Path) -> None:
+def _loops(programs: list[Path], prefix: str = "") -> None:
     """Print what the innermost loops of the vector kernels are made of, as the compiler has made them."""
-    text = subprocess.run(
-        [_needed("objdump"), "-d", "--no-show-raw-insn", program], capture_output=True, text=True, check=True
-    ).stdout
+    command = [_needed(f"{prefix}objdump"), "-d", "--no-show-raw-insn", *programs]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kinds = _KINDS_AARCH64 if "aarch64" in text else _KINDS
     rows = set()
     for name, body in re.findall(r"^[0-9a-f]+ <([^>]+)>:\n(.*?)(?:\n\n|\Z)", text, re.M | re.S):
         if not name.startswith("tile_"):
             continue
         lines = [(int(at, 16), what) for at, what in re.findall(r"^\s+([0-9a-f]+):\t(.+)$", body, re.M)]
-        jumps = [(int(found[1], 16), at) for at, what in lines if (found := re.match(r"j\w+\s+([0-9a-f]+)", what))]
+        jumps = [(int(found[1], 16), at) for at, what in lines if (found := re.match(_JUMPS, what))]
         loops = [(begin, end) for begin, end in jumps if lines[0][0] <= begin <= end]
         for begin, end in loops:
             if any(begin <= low and high <= end and (low, high) != (begin, end) for low, high in loops):
                 continue  # not an innermost one
             inside = [what for at, what in lines if begin <= at <= end]
-            counts = collections.Counter(_kind(what) for what in inside)
+            counts = collections.Counter(_kind(what, kinds) for what in inside)
             if counts["multiply-add"] >= _LOOP_MULTIPLY_ADDS:
-                width = "avx512" if any("zmm" in what for what in inside) else "avx2"
-                from_memory = sum("(" in what for what in inside if _kind(what) == "multiply-add")
+                width = "avx512" if any("zmm" in what for what in inside) else "avx2" if kinds is _KINDS else "neon"
+                from_memory = sum("(" in what for what in inside if _kind(what, kinds) == "multiply-add")
                 rest = sum(counts.values()) - counts["multiply-add"] - counts[_KINDS[-1][0]]
                 rows.add(
                     (width, name.partition(".")[0], counts["multiply-add"], from_memory, counts[_KINDS[-1][0]], rest)
@@ -172,6 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("cells", nargs="*", help="names of cells, or regular expressions; float32, one thread")
     parser.add_argument("--loops", action="store_true", help="what the innermost loops are made of")
+    parser.add_argument("--cross", default="", metavar="PREFIX", help="of another machine's compiler, for --loops")
     parser.add_argument("--isa", default="avx2", choices=sorted(_LANES))
     parser.add_argument("--calls", type=int, default=1, help="calls to count (default: 1)")
     options = parser.parse_args(arguments)
@@ -183,9 +202,13 @@ def main(arguments: list[str] | None = None) -> int:
             if (cell.compute_type, cell.threads, cell.ragged, cell.cold, cell.dense) == ("float32", 1, False, False, 0)
         ]
         with tempfile.TemporaryDirectory() as folder:
+            if options.cross:
+                kernels = _kernels(options.cross.partition("-")[0])
+                _loops(_compiled(_needed(f"{options.cross}gcc"), kernels, Path(folder)), options.cross)
+                return 0
             program = _build(Path(folder))
             if options.loops:
-                _loops(program)
+                _loops([program])
             instructions = _instructions(program)
             for cell in chosen:
                 _profile(cell, options.isa, program, instructions, options.calls)
