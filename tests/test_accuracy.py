@@ -119,7 +119,12 @@ def test_the_fastest_within_an_error_is_taken(
 
 def test_the_choice_is_measured(x: np.ndarray) -> None:
     model = le.load(CHARACTERS, compute_type="auto", calibration=x, max_error=1e-9)
-    assert model.compute_type == "float32"
+    # The weights of this model are numbers of bfloat16: a CPU without its products computes the same in both.
+    assert model.compute_type == "float32" or model.accuracy_report(x).error <= 1e-9
+    lstm = le.LSTM(
+        make_weights(Options(4, 6), seed=1), compute_type="auto", calibration=np.ones((1, 2, 4)), max_error=1e-9
+    )
+    assert lstm.compute_type == "float32"
     chosen = le.load(CHARACTERS, compute_type="auto", calibration=x, max_error=0.5)
     assert chosen.compute_type == "float32" or chosen.accuracy_report(x).error <= 0.5
 
