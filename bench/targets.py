@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
-from .results import OURS, PEERS, best_peer, empty_calls, fastest, of_limit, saving, scaling, speed_up
+from .cells import CELLS
+from .results import OURS, empty_calls, fastest, of_limit, saving, scaling, speed_up
 
 __all__ = ["TARGETS", "Target", "row"]
 
@@ -26,8 +28,6 @@ class Target:
     words: str
     figure: Figure
     cells: Mapping[str, float]
-    #: How a value is written: "x", "%" or a unit.
-    unit: str = "x"
     #: Whether less is better.
     at_most: bool = False
 
@@ -38,43 +38,27 @@ class Target:
         return written <= wanted if self.at_most else written >= wanted
 
 
-def _beside(*engines: str) -> Figure:
-    def figure(cell: Result) -> float | None:
-        ratios = [ratio for engine in engines if (ratio := speed_up(cell, engine)) is not None]
-        return min(ratios, default=None)
-
-    return figure
+def _beside(engine: str) -> Figure:
+    return partial(speed_up, engine=engine)
 
 
-def _products(cell: Result) -> float:
-    """Return the multiply-adds of the cell's matrix products, times two."""
-    directions = 2 if cell["bidirectional"] else 1
-    units, inputs, total = cell["hidden"], cell["features"], 0
-    for _ in range(cell["layers"]):
-        total += directions * 8 * units * (inputs + units)
-        inputs = directions * units
-    return float(total * cell["batch"] * cell["time"]) * float(cell["filled"])
+def _percent(figure: Figure) -> Figure:
+    def percent(cell: Result) -> float | None:
+        part = figure(cell)
+        return None if part is None else 100 * part
+
+    return percent
 
 
 def _of_peak(cell: Result) -> float | None:
     ours, peak = fastest(cell, OURS), cell.get("probes", {}).get(f"peak_{cell['compute_type']}")
-    return None if ours is None or not peak else 100 * _products(cell) / float(ours["p50"]) / float(peak)
+    return None if ours is None or not peak else _FLOPS[cell["cell"]] / float(ours["p50"]) / float(peak)
 
 
-def _percent_of_limit(cell: Result) -> float | None:
-    part = of_limit(cell)
-    return None if part is None else 100 * part
-
-
-def _percent_saved(cell: Result) -> float | None:
-    part = saving(cell)
-    return None if part is None else 100 * part
-
-
-def _percent_error(cell: Result) -> float | None:
+def _error(cell: Result) -> float | None:
     ours = fastest(cell, OURS)
     error = None if ours is None else ours.get("relative_l2_error")
-    return None if error is None else 100 * float(error)
+    return None if error is None else float(error)
 
 
 def _microseconds(cell: Result) -> float | None:
@@ -89,6 +73,10 @@ def _spread(cell: Result) -> float | None:
     return float(ours["single_call_p99"]) / float(ours["single_call_p50"])
 
 
+#: What is aimed at from here on, percents of a limit, is written without a fraction.
+_WHOLE: Final = 50
+
+_FLOPS: Final = {cell.name: cell.flops for cell in CELLS}
 _BATCHES: Final = ("8,100,256,256", "32,100,256,256", "32,100,512,512", "128,100,512,512")
 _STEPS: Final = ("1,1,64,128", "1,1,256,256", "1,1,512,512", "1,1,1024,1024")
 _SEQUENCES: Final = ("1,100,64,128", "1,100,256,256", "1,100,512,512", "1,100,1024,1024")
@@ -113,48 +101,45 @@ TARGETS: Final = (
         _beside("onnxruntime"),
         _each(("1,1,16,16", "1,1,32,64", *_STEPS[:3]), 40.0, 9.0, 4.0, 1.8, 1.35),
     ),
-    Target("one step", "of the limit, from 128 units", _percent_of_limit, _all(_STEPS, 85.0), unit="%"),
+    Target("one step", "of the limit, from 128 units", _percent(of_limit), _all(_STEPS, 85.0)),
     Target(
         "one sequence",
         f"{_ORT}, 32 to 1,024 units",
         _beside("onnxruntime"),
         _each(("1,100,8,32", "1,100,64,64", *_SEQUENCES), 2.8, 1.5, 1.5, 1.35, 1.28, 1.6),
     ),
-    Target("one sequence", "of the limit, from 128 units", _percent_of_limit, _all(_SEQUENCES, 92.0), unit="%"),
+    Target("one sequence", "of the limit, from 128 units", _percent(of_limit), _all(_SEQUENCES, 92.0)),
     Target(
         "batches",
         "of the multipliers' peak, 128 units",
-        _of_peak,
+        _percent(_of_peak),
         _all(("8,100,64,128", "32,100,64,128", "128,100,64,128"), 86.0),
-        unit="%",
     ),
-    Target("batches", "of the multipliers' peak, from 256 units", _of_peak, _all(_BATCHES, 93.0), unit="%"),
+    Target("batches", "of the multipliers' peak, from 256 units", _percent(_of_peak), _all(_BATCHES, 93.0)),
     Target(
         "batches",
         "of the best peer, 8 and 32 rows of 128 units",
-        _beside(*PEERS),
+        speed_up,
         _all(("8,100,64,128", "32,100,64,128"), 1.4),
     ),
     Target(
         "batches",
         "of the best peer, others",
-        _beside(*PEERS),
+        speed_up,
         _all((*_BATCHES[:3], "128,100,64,128", _BATCHES[3]), 1.15),
     ),
-    Target("both directions", "of the best peer", _beside(*PEERS), {"16,100,128,256,2-layer,bidirectional": 1.08}),
+    Target("both directions", "of the best peer", speed_up, {"16,100,128,256,2-layer,bidirectional": 1.08}),
     Target(
         "different lengths",
         "of the ideal saving",
-        _percent_saved,
+        _percent(saving),
         _all(("32,100,64,128,lengths", "32,100,256,256,lengths"), 95.0),
-        unit="%",
     ),
     Target(
         "bfloat16",
         "batches, of its peak, from 256 units",
-        _of_peak,
+        _percent(_of_peak),
         _all(("8,100,256,256", "32,100,256,256", "32,100,512,512"), 90.0, ",bfloat16"),
-        unit="%",
     ),
     Target(
         "bfloat16",
@@ -165,16 +150,15 @@ TARGETS: Final = (
     Target(
         "bfloat16",
         "one sequence, of the best peer",
-        _beside(*PEERS),
+        speed_up,
         _each(_SEQUENCES, 1.9, 1.35, 1.7, 1.3, suffix=",bfloat16"),
     ),
-    Target("bfloat16", "error, 100 steps", _percent_error, _all(_SEQUENCES, 0.3, ",bfloat16"), unit="%", at_most=True),
+    Target("bfloat16", "error, 100 steps", _percent(_error), _all(_SEQUENCES, 0.3, ",bfloat16"), at_most=True),
     Target(
         "int8",
         "batches, of its peak, from 256 units",
-        _of_peak,
+        _percent(_of_peak),
         _all(("8,100,256,256", "32,100,256,256", "32,100,512,512"), 77.0, ",int8"),
-        unit="%",
     ),
     Target(
         "int8",
@@ -200,7 +184,7 @@ TARGETS: Final = (
         _beside("onnxruntime"),
         _each(_STEPS[:3], 15.0, 4.0, 2.3, suffix=",int8"),
     ),
-    Target("int8", "error, 100 steps", _percent_error, _all(_SEQUENCES, 1.0, ",int8"), unit="%", at_most=True),
+    Target("int8", "error, 100 steps", _percent(_error), _all(_SEQUENCES, 1.0, ",int8"), at_most=True),
     Target(
         "two threads",
         "of one thread, one row from 256 units",
@@ -221,7 +205,6 @@ TARGETS: Final = (
         "microseconds, 2 x 128 and 3 x 256",
         _microseconds,
         {"1,1,128,128,2-layer,dense-32,int8": 3.0, "1,1,256,256,3-layer,dense-32,int8": 15.0},
-        unit="us",
         at_most=True,
     ),
     Target(
@@ -229,7 +212,6 @@ TARGETS: Final = (
         "microseconds on two threads, 3 x 256",
         _microseconds,
         {"1,1,256,256,3-layer,dense-32,int8,2-threads": 8.0},
-        unit="us",
         at_most=True,
     ),
     Target(
@@ -248,22 +230,13 @@ TARGETS: Final = (
 
 def _written(target: Target, found: float, cell: str) -> str:
     wanted = target.cells[cell]
-    value = f"{found:.0f}" if target.unit == "%" and found >= 10 else f"{found:.3g}"
+    value = f"{found:.0f}" if wanted >= _WHOLE else f"{found:.3g}"
     text = f"{value} / {wanted:g}"
     return f"**{text}**" if target.reached(cell, float(value)) else text
 
 
 def row(target: Target, document: dict[str, Any]) -> str:
     """Return what a run found of a target, cell by cell, each beside what was aimed at; bold where it is reached."""
-    cells = {cell["cell"]: cell for cell in document["cells"]}
-    found = []
-    for name in target.cells:
-        cell = cells.get(name)
-        value = (
-            None
-            if cell is None or (best_peer(cell) is None and target.figure is not empty_calls)
-            else target.figure(cell)
-        )
-        if value is not None:
-            found.append(_written(target, value, name))
-    return ", ".join(found) or "-"
+    cells = {cell["cell"]: cell for cell in document["cells"] if cell["cell"] in target.cells}
+    found = {name: target.figure(cells[name]) for name in target.cells if name in cells}
+    return ", ".join(_written(target, value, name) for name, value in found.items() if value is not None) or "-"

@@ -174,23 +174,15 @@ static void convert(const le_narrow_kernels *kernels, size_t rows, const float *
     }
 }
 
-/* A tile for the first blocks and the first rows of a step; where it takes its first values from and puts its
- * results is still to be said. It is made once and then moved: made anew for each call of a kernel, which
- * loads what has just been stored in other widths, it cost 4 to 14% of a step of one row. */
-static le_narrow_tile first_tile(const le_cell *cell, const size_t words[2], size_t step_rows,
-                                 const le_narrow_space *space) {
-    const le_narrow *narrow = cell->narrow;
-    le_narrow_tile t = {.block_stride = narrow->panel_words, .step_rows = step_rows};
+/* Move a tile to the rows from `row` on. */
+static inline void go_to_row(le_narrow_tile *t, const le_narrow_space *space, size_t row) {
     for (int segment = 0; segment < 2; segment++) {
-        t.words[segment] = words[segment];
-        t.values[segment] = space->values[segment];
-        t.strides[segment] = space->strides[segment];
-        t.row_scales[segment] = space->scales[segment];
+        t->values[segment] = space->values[segment] + row * space->strides[segment];
+        t->row_scales[segment] = space->scales[segment] + row;
     }
-    return t;
 }
 
-/* The same for the blocks from `block` on. */
+/* And to the blocks from `block` on. */
 static inline void go_to_block(le_narrow_tile *t, const le_narrow *narrow, size_t block) {
     const size_t block_gates = 4 * narrow->kernels->lanes;
     /* Without W the panel begins with R. */
@@ -202,12 +194,19 @@ static inline void go_to_block(le_narrow_tile *t, const le_narrow *narrow, size_
     }
 }
 
-/* And for the rows from `row` on. */
-static inline void go_to_row(le_narrow_tile *t, const le_narrow_space *space, size_t row) {
+/* A tile for the first blocks and the first rows of a step; where it takes its first values from and puts its
+ * results is still to be said. It is made once and then moved: made anew for each call of a kernel, which
+ * loads what has just been stored in other widths, it cost 4 to 14% of a step of one row. */
+static le_narrow_tile first_tile(const le_cell *cell, const size_t words[2], size_t step_rows,
+                                 const le_narrow_space *space) {
+    const le_narrow *narrow = cell->narrow;
+    le_narrow_tile t = {.block_stride = narrow->panel_words, .step_rows = step_rows};
+    go_to_row(&t, space, 0);
     for (int segment = 0; segment < 2; segment++) {
-        t->values[segment] = space->values[segment] + row * space->strides[segment];
-        t->row_scales[segment] = space->scales[segment] + row;
+        t.words[segment] = words[segment];
+        t.strides[segment] = space->strides[segment];
     }
+    return t;
 }
 
 /* One row: some blocks at a time, in either order. */

@@ -216,8 +216,7 @@ def test_the_part_of_the_peak_counts_every_layer_and_direction() -> None:
     from bench.targets import TARGETS
 
     of_peak = next(target.figure for target in TARGETS if "peak" in target.words)
-    cell = run_of({"cell": {"ours fused": 1e6, "limit": 1.0}})["cells"][0]
-    cell |= {"batch": 2, "time": 3, "features": 5, "hidden": 7, "layers": 2, "bidirectional": True, "filled": 0.5}
-    cell |= {"compute_type": "float32", "probes": {"peak_float32": 1e4}}
-    products = 2 * (2 * 4 * 7 * (5 + 7)) + 2 * (2 * 4 * 7 * (14 + 7))
-    assert of_peak(cell) == pytest.approx(100 * products * 2 * 3 * 0.5 / 1e4)
+    cell = run_of({"16,100,128,256,2-layer,bidirectional": {"ours fused": 1e6, "limit": 1.0}})["cells"][0]
+    cell |= {"compute_type": "float32", "probes": {"peak_float32": 1e12}}
+    products = 2 * (2 * 4 * 256 * (128 + 256)) + 2 * (2 * 4 * 256 * (512 + 256))
+    assert of_peak(cell) == pytest.approx(100 * products * 16 * 100 / 1e12)
